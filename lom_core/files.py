@@ -1,0 +1,134 @@
+"""FileDataset: records from files, one a line of a path list. A plugin adds ``read``.
+
+    class SeismogramFiles(FileDataset, kind="seismogram_files"):
+        modality: str = "seismograms"
+        suffixes: ClassVar[tuple[str, ...]] = (".mseed",)
+
+        def read(self, path, row): ...
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lom_core.errors import BadRecord, ConfigError, DataError
+from lom_core.modality import ModalityRegistry
+from lom_core.roles import Dataset, Record, Source
+
+NOT_OBSERVED = ("", "-")
+
+
+class FileDataset(Dataset):
+    """Records of one modality, from files.
+
+    Args:
+        paths: a path list (a ``.txt`` file, one path a line, relative to the current folder or
+            else to the list's own; an empty line or ``-`` says that this object was not
+            observed), a folder (searched for ``suffixes``, sorted), a glob, or a list of files.
+        modality: the modality of the run that the files hold.
+
+    Errors:
+        ConfigError, DataError: no such list or folder, or no file in it, before training starts.
+        BadRecord: from ``source[i]``, for a file that is missing, empty, truncated or wrong.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    paths: str | list[str]
+    modality: str = "tokens"
+
+    def read(self, path: Path, row: int) -> Any:
+        """The raw observation in a file (and row, where a file holds many).
+
+        Raise BadRecord, or let an OSError, EOFError or ValueError out: it becomes one.
+        """
+        raise ConfigError(f"dataset '{self.tag}' has no read()")
+
+    def count(self, path: Path) -> int:
+        """How many records a file holds. Override it for tables with a record a row."""
+        return 1
+
+    def build(self, registry: ModalityRegistry) -> Source:
+        registry.get_config(self.modality)
+        return FileSource(self, list_paths(self.paths, self.suffixes))
+
+
+class FileSource:
+    """Records of a FileDataset by number; small enough to send to every loader worker."""
+
+    def __init__(self, dataset: FileDataset, paths: list[Path | None]) -> None:
+        self.dataset = dataset
+        self.items: list[tuple[Path | None, int]] = []
+        for path in paths:
+            rows = 1 if path is None else dataset.count(path)
+            self.items += [(path, row) for row in range(rows)]
+        self.many_rows = len(self.items) > len(paths)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Record:
+        path, row = self.items[index]
+        if path is None:
+            return {}
+        where = {"file": path, "row": row if self.many_rows else None}
+        try:
+            if not path.is_file():
+                raise BadRecord("no such file", **where)
+            if path.stat().st_size == 0:
+                raise BadRecord("empty file", **where)
+            value = self.dataset.read(path, row)
+        except BadRecord as error:
+            if error.file is not None:
+                raise
+            where["row"] = error.row if error.row is not None else where["row"]
+            raise BadRecord(error.reason, detail=error.detail, **where) from None
+        except (OSError, EOFError, ValueError, LookupError, SyntaxError) as error:
+            # Decoders raise all of these for damaged files (Pillow even SyntaxError, for PNG).
+            detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise BadRecord("cannot be read", detail=detail, **where) from error
+        name = f"{path.name}#{row}" if self.many_rows else path.name
+        return {self.dataset.modality: value, "id": name}
+
+
+def list_paths(paths: str | list[str], suffixes: tuple[str, ...] = ()) -> list[Path | None]:
+    """The files behind ``paths`` in a fixed order; None where a path list says not observed."""
+    if isinstance(paths, list):
+        return [None if p in NOT_OBSERVED else Path(p).expanduser() for p in paths]
+    path = Path(paths).expanduser()
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.name.lower().endswith(suffixes or ("",)))
+        return _some([p for p in found if p.is_file()], f"no {_either(suffixes)} file below {path}")
+    if any(c in paths for c in "*?["):
+        root = Path(path.anchor) if path.is_absolute() else Path()
+        pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else str(path)
+        return _some(sorted(root.glob(pattern)), f"no file matches {paths}")
+    if not path.is_file():
+        raise DataError(f"no such path list, folder or glob: {paths} (looked in {Path.cwd()})")
+    if suffixes and path.name.lower().endswith(suffixes) and path.suffix != ".txt":
+        return [path]
+    return _read_list(path)
+
+
+def _read_list(path: Path) -> list[Path | None]:
+    lines = path.read_text(encoding="utf8").splitlines()
+    found: list[Path | None] = []
+    for line in (line.strip() for line in lines):
+        if line in NOT_OBSERVED:
+            found.append(None)
+            continue
+        file = Path(line).expanduser()
+        beside = path.parent / file
+        found.append(beside if not file.is_absolute() and not file.exists() and beside.exists() else file)
+    return _some(found, f"{path} lists no file")
+
+
+def _some(found: list[Any], otherwise: str) -> list[Path | None]:
+    if not any(found):
+        raise DataError(otherwise)
+    return found
+
+
+def _either(suffixes: tuple[str, ...]) -> str:
+    return " or ".join(suffixes) if suffixes else "any"
