@@ -30,7 +30,7 @@ from lom_core.roles import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from lom_core.batch import Batch, Row
+    from lom_core.batch import Batch, Layout, Row
 
 # ---------------------------------------------------------------------------------- tokenisers
 
@@ -324,10 +324,10 @@ class Concat(Dataset, kind="concat"):
 class NextToken(Objective, kind="next_token"):
     """Each token is predicted from the tokens before it; the first one from BOS alone."""
 
-    def prepare(self, rows: Sequence[Row]) -> Batch:
+    def prepare(self, rows: Sequence[Row], layouts: Mapping[str, Layout]) -> Batch:
         from lom_core.objectives import next_token
 
-        return next_token(rows)
+        return next_token(rows, layouts)
 
 
 class Masked(Objective, kind="masked"):
@@ -339,10 +339,10 @@ class Masked(Objective, kind="masked"):
 
     ratio: float = Field(default=0.5, gt=0, le=1)
 
-    def prepare(self, rows: Sequence[Row]) -> Batch:
+    def prepare(self, rows: Sequence[Row], layouts: Mapping[str, Layout]) -> Batch:
         from lom_core.objectives import masked
 
-        return masked(rows, self.ratio)
+        return masked(rows, layouts, self.ratio)
 
 
 # ------------------------------------------------------------------------------------ trackers

@@ -20,7 +20,7 @@ from lom_core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-    from lom_core.batch import Batch, Row
+    from lom_core.batch import Batch, Layout, Row
     from lom_core.modality import ModalityRegistry
 
 Array = NDArray[Any]
@@ -181,13 +181,13 @@ class PythonDataset(Dataset, kind="python"):
 class Objective(Component, role="objective"):
     """From packed rows to a batch: which tokens are shown, which are asked for, and where.
 
-    ``prepare(rows)`` sets on each Span ``shown`` and ``asked`` (indices of tokens) and
+    ``prepare(rows, layouts)`` packs them and sets on each Span ``shown`` and ``asked`` (indices of tokens) and
     ``ask_slots`` (where the question stands; the answer is read from the same slot), and on the
     batch ``given`` (how many leading slots of each observation all see one another). No slot may
     see the content of a token that it is asked for: ``testing.leaks`` checks it.
     """
 
-    def prepare(self, rows: Sequence[Row]) -> Batch:
+    def prepare(self, rows: Sequence[Row], layouts: Mapping[str, Layout]) -> Batch:
         raise ConfigError(f"objective '{self.tag}' has no prepare()")
 
 

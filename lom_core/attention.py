@@ -1,0 +1,238 @@
+"""Attention within the segments of a flat sequence: one description, two paths, no mask.
+
+``starts`` (s + 1,) says where segments begin and ``given`` (s,) how many of a segment's leading
+slots all see one another; each further slot sees itself and all before it. So given = 0 is causal,
+given = length is full, and anything between is a prefix: one table of jobs serves them all,
+
+    job = (first query, n queries, first key, n keys, causal?)
+
+where a causal job lines up the *ends* of queries and keys.
+
+On CUDA in half precision the jobs run in the varlen flash kernel. Elsewhere (and in fp32) equal
+jobs form a bucket and run as batched matrix products, chunked over queries above 1024: measured on
+CPU, plain products beat SDPA's backward below 1024, flex_attention has no CPU backward and
+varlen_attn no CPU kernel.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from functools import cache, lru_cache
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+Job = tuple[int, int, int, int, bool]
+CHUNK = 1024  # queries at a time: bounds the (b, h, q, k) scores of long observations
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(e)) v within segments.
+
+    Args:
+        q, k, v: (n, h, e).
+        starts: (s + 1,) int32 on the CPU, cumulative, ending with n.
+        given: (s,) int32 on the CPU.
+
+    Returns:
+        (n, h, e), in q's dtype.
+    """
+    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+        return _varlen(q, k, v, starts, given)
+    out, _ = _bucketed(q.contiguous(), k.contiguous(), v.contiguous(), starts, given)
+    return out
+
+
+# ------------------------------------------------------------------------------------ the jobs
+
+
+@lru_cache(maxsize=16)
+def _jobs(starts: tuple[int, ...], given: tuple[int, ...]) -> list[Job]:
+    found: list[Job] = []
+    for start, end, prefix in zip(starts, starts[1:], given, strict=False):
+        length = end - start
+        if prefix:
+            found.append((start, prefix, start, prefix, False))
+        if prefix < length:
+            found.append((start + prefix, length - prefix, start, length, True))
+    return found
+
+
+@lru_cache(maxsize=16)
+def _buckets(starts: tuple[int, ...], given: tuple[int, ...]) -> list[tuple[Tensor, Tensor, bool]]:
+    """(query slots (b, nq), key slots (b, nk), causal?) of jobs of the same shape."""
+    found: dict[tuple[int, int, bool], list[tuple[int, int]]] = defaultdict(list)
+    for q0, nq, k0, nk, causal in _jobs(starts, given):
+        found[nq, nk, causal].append((q0, k0))
+    return [
+        (_slots([q0 for q0, _ in firsts], nq), _slots([k0 for _, k0 in firsts], nk), causal)
+        for (nq, nk, causal), firsts in found.items()
+    ]
+
+
+def _slots(firsts: list[int], length: int) -> Tensor:
+    return torch.tensor(firsts)[:, None] + torch.arange(length)
+
+
+# --------------------------------------------------------------- batched products, any device
+
+# An opaque operator, so that torch.compile does not recompile when the lengths change.
+
+
+@torch.library.custom_op("lom::attention", mutates_args=())
+def _bucketed(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Also returns the log of the softmax's denominator (h, n), which the backward starts from."""
+    out = torch.empty_like(q)
+    denominator = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+    scale = q.shape[-1] ** -0.5
+    for q_slots, k_slots, causal in _on(q, starts, given):
+        qb, kb, vb = _take(q, q_slots), _take(k, k_slots), _take(v, k_slots)
+        for begin in range(0, qb.shape[2], CHUNK):
+            rows = slice(begin, begin + CHUNK)
+            scores = _scores(qb, kb, scale, rows, causal)
+            log_sum = torch.logsumexp(scores, dim=-1)
+            probs = torch.exp(scores - log_sum[..., None]).to(q.dtype)
+            out[q_slots[:, rows]] = rearrange(probs @ vb, "b h q e -> b q h e")
+            denominator[:, q_slots[:, rows]] = rearrange(log_sum, "b h q -> h b q")
+    return out, denominator
+
+
+@torch.library.custom_op("lom::attention_backward", mutates_args=())
+def _bucketed_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    denominator: Tensor,
+    starts: Tensor,
+    given: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by recomputing the probabilities (as in FlashAttention, Dao et al. 2022)."""
+    # A slot is a query once, but with a prefix a key twice: keys and values accumulate.
+    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    scale = q.shape[-1] ** -0.5
+    for q_slots, k_slots, causal in _on(q, starts, given):
+        qb, kb, vb = _take(q, q_slots), _take(k, k_slots), _take(v, k_slots)
+        gb, ob = _take(grad, q_slots), _take(out, q_slots)
+        log_sum = rearrange(denominator[:, q_slots], "h b q -> b h q")
+        dkb, dvb = torch.zeros_like(kb), torch.zeros_like(vb)
+        for begin in range(0, qb.shape[2], CHUNK):
+            rows = slice(begin, begin + CHUNK)
+            scores = _scores(qb, kb, scale, rows, causal)
+            probs = torch.exp(scores - log_sum[:, :, rows, None])
+            g = gb[:, :, rows]
+            dvb += probs.to(q.dtype).mT @ g
+            # d softmax: p * (dp - sum p dp), and sum p dp = g . out
+            inner = (g.float() * ob[:, :, rows].float()).sum(-1, keepdim=True)
+            ds = (probs * ((g @ vb.mT).float() - inner) * scale).to(q.dtype)
+            dq[q_slots[:, rows]] = rearrange(ds @ kb, "b h q e -> b q h e")
+            dkb += ds.mT @ qb[:, :, rows]
+        dk.index_add_(0, k_slots.flatten(), rearrange(dkb, "b h k e -> (b k) h e"))
+        dv.index_add_(0, k_slots.flatten(), rearrange(dvb, "b h k e -> (b k) h e"))
+    return dq, dk, dv
+
+
+def _on(q: Tensor, starts: Tensor, given: Tensor) -> list[tuple[Tensor, Tensor, bool]]:
+    buckets = _buckets(tuple(starts.tolist()), tuple(given.tolist()))
+    if q.device.type == "cpu":
+        return buckets
+    return [(a.to(q.device), b.to(q.device), causal) for a, b, causal in buckets]
+
+
+def _take(x: Tensor, slots: Tensor) -> Tensor:
+    return rearrange(x[slots], "b n h e -> b h n e")
+
+
+def _scores(q: Tensor, k: Tensor, scale: float, rows: slice, causal: bool) -> Tensor:
+    """(b, h, q, k) float32, with what a query may not see at -inf."""
+    scores = (q[:, :, rows] @ k.mT).float() * scale
+    if causal:
+        nq, nk = q.shape[2], k.shape[2]
+        last = torch.arange(nq, device=q.device)[rows] + (nk - nq)  # the last key a query sees
+        hidden = torch.arange(nk, device=q.device) > last[:, None]
+        scores.masked_fill_(hidden, float("-inf"))
+    return scores
+
+
+@_bucketed.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+
+
+@_bucketed_backward.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    denominator: Tensor,
+    starts: Tensor,
+    given: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:3], *output, *inputs[3:])
+
+
+def _backward(
+    ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor
+) -> tuple[Tensor | None, ...]:
+    q, k, v, out, denominator, starts, given = ctx.saved_tensors  # type: ignore[attr-defined]
+    gradients = _bucketed_backward(
+        grad.contiguous(), q, k, v, out, denominator, starts, given
+    )
+    return *gradients, None, None
+
+
+_bucketed.register_autograd(_backward, setup_context=_save)
+
+
+# --------------------------------------------------------------------- the flash kernel, CUDA
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Tensor:
+    """Each kind of job, full and causal, in one call of the varlen kernel."""
+    jobs = _jobs(tuple(starts.tolist()), tuple(given.tolist()))
+    kinds = [[job for job in jobs if job[4] is causal] for causal in (False, True)]
+    if not all(kinds):  # all causal or all full: queries and keys are the sequence as it stands
+        return _flash(q, k, v, jobs, causal=bool(kinds[1]))
+    out = torch.empty_like(q)
+    for found in kinds:
+        q_slots = torch.cat([torch.arange(q0, q0 + nq) for q0, nq, *_ in found]).to(q.device)
+        k_slots = torch.cat([torch.arange(k0, k0 + nk) for _, _, k0, nk, _ in found]).to(q.device)
+        part = _flash(q[q_slots], k[k_slots], v[k_slots], found, causal=found[0][4])
+        out = out.index_copy(0, q_slots, part)
+    return out
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, jobs: list[Job], causal: bool) -> Tensor:
+    from torch.nn.attention import varlen
+
+    n_queries, n_keys = [job[1] for job in jobs], [job[3] for job in jobs]
+    # The way to ask for causal attention moved between torch 2.11 and 2.13.
+    how = {"is_causal": causal} if _takes_is_causal() else {"window_size": (-1, 0 if causal else -1)}
+    out: Tensor = varlen.varlen_attn(
+        q, k, v, _cumulative(n_queries, q), _cumulative(n_keys, q), max(n_queries), max(n_keys), **how
+    )
+    return out
+
+
+@cache
+def _takes_is_causal() -> bool:
+    from torch.nn.attention import varlen
+
+    return "is_causal" in inspect.signature(varlen.varlen_attn).parameters
+
+
+def _cumulative(lengths: list[int], like: Tensor) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(like.device, torch.int32)

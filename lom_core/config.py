@@ -1,0 +1,220 @@
+"""RunConfig: everything a run needs, checked before anything starts.
+
+A run file is YAML, or a Python file of plain literal assignments (read with ``ast``, never
+executed). ``extends: base.yaml`` starts from another file. Leaf names are unique, so that
+``batch_size=64``, ``--batch_size=64`` and ``data.batch_size=64`` all name the same thing; see
+:mod:`lom_core.runfile` for how they are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lom_core.errors import ConfigError
+from lom_core.modality import ModalityConfig, ModalityRegistry
+from lom_core.roles import Dataset, Objective, Tracker
+
+
+class Section(BaseModel):
+    """Base of the sections: frozen, no unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", polymorphic_serialization=True, protected_namespaces=()
+    )
+
+
+class DataConfig(Section):
+    """Where observations come from and how they are packed.
+
+    Args:
+        dataset: the training data.
+        eval: named validation sets; without one, ``val_fraction`` of the training data is held
+            out by a seeded draw of records and named ``val``.
+        block_size: slots in a row; a longer observation is cropped to it.
+        batch_size: rows in a batch (on each device, before accumulation).
+        gradient_accumulation_steps: batches a step.
+        num_workers: loader processes; 0 reads in the main process.
+        shuffle: a new seeded order each epoch.
+        shuf: shuffle the order of the modalities within each observation.
+        max_bad_fraction: the run stops when more records than this cannot be used.
+        fit_records: records on which scales are fitted.
+        look_ahead: samples a lane may hold back to fill its rows.
+    """
+
+    dataset: Dataset
+    eval: dict[str, Dataset] = {}
+    val_fraction: float = Field(default=0.1, ge=0, lt=1)
+    block_size: int = Field(default=1024, ge=2)
+    batch_size: int = Field(default=16, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    num_workers: int = Field(default=0, ge=0)
+    shuffle: bool = True
+    shuf: bool = False
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
+    fit_records: int = Field(default=1000, ge=1)
+    look_ahead: int = Field(default=8, ge=1)
+
+
+class ModelConfig(Section):
+    """The transformer.
+
+    Args:
+        n_layer, n_head, n_embd: depth, attention heads, width.
+        norm: RMSNorm or LayerNorm, before each part of a block.
+        mlp: ``swiglu`` (two thirds of the width, same size), ``gelu`` or ``relu2``.
+        qk_norm: RMS-normalise queries and keys of each head.
+        rotary: rotary embedding of a slot's place in its observation; off because positions come
+            from the modality.
+        bias: in linear layers and LayerNorm.
+        dropout: on each block's outputs and on the embedding.
+    """
+
+    n_layer: int = Field(default=6, ge=1)
+    n_head: int = Field(default=6, ge=1)
+    n_embd: int = Field(default=384, ge=2)
+    norm: Literal["rms", "layer"] = "rms"
+    mlp: Literal["swiglu", "gelu", "relu2"] = "swiglu"
+    qk_norm: bool = False
+    rotary: bool = False
+    bias: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelConfig:
+        if self.n_embd % self.n_head:
+            raise ConfigError(
+                f"n_embd={self.n_embd} is no multiple of n_head={self.n_head}; "
+                f"nearest: {self.n_embd // self.n_head * self.n_head}"
+            )
+        if self.rotary and self.n_embd // self.n_head % 2:
+            raise ConfigError(f"rotary needs an even n_embd / n_head, not {self.n_embd // self.n_head}")
+        return self
+
+
+class OptimizerConfig(Section):
+    """AdamW with decay on matrices only, and the learning rate's schedule.
+
+    Args:
+        learning_rate: the highest one, after ``warmup_iters`` linear steps.
+        decay_lr: cosine decay to ``min_lr`` over ``lr_decay_iters`` steps (None: ``max_iters``).
+        min_lr: None is a tenth of ``learning_rate``.
+        grad_clip: largest norm of the whole gradient; 0 does not clip.
+    """
+
+    learning_rate: float = Field(default=6e-4, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    grad_clip: float = Field(default=1.0, ge=0)
+    decay_lr: bool = True
+    warmup_iters: int = Field(default=100, ge=0)
+    lr_decay_iters: int | None = Field(default=None, ge=1)
+    min_lr: float | None = Field(default=None, ge=0)
+
+
+class TrainConfig(Section):
+    """The loop.
+
+    Args:
+        max_iters: steps.
+        eval_interval: steps between evaluations; the last step is always evaluated.
+        eval_iters: batches of an evaluation; 0 evaluates every held-out record.
+        eval_only: evaluate once and stop.
+        log_interval: steps between lines of metrics.
+        checkpoint_interval: steps between checkpoints, besides the best and the last.
+        always_save_checkpoint: also at evaluations that are not the best so far.
+        init_from: ``scratch``, ``resume`` (the latest in ``out_dir``), or a checkpoint's path:
+            its weights and scales start a new run.
+    """
+
+    max_iters: int = Field(default=1000, ge=0)
+    eval_interval: int = Field(default=250, ge=1)
+    eval_iters: int = Field(default=0, ge=0)
+    eval_only: bool = False
+    log_interval: int = Field(default=10, ge=1)
+    checkpoint_interval: int = Field(default=1000, ge=1)
+    always_save_checkpoint: bool = False
+    init_from: str = "scratch"
+    seed: int = Field(default=1337, ge=0)
+
+
+class SystemConfig(Section):
+    """Where and how it runs.
+
+    Args:
+        device: ``auto`` takes CUDA where there is one, else the CPU.
+        dtype: of matrix products, by autocast; weights stay float32.
+        compile: compile the transformer's body with torch.compile.
+        num_threads: of the CPU; 0 leaves torch's choice.
+        out_dir: everything the run writes.
+    """
+
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    compile: bool = False
+    num_threads: int = Field(default=0, ge=0)
+    out_dir: str = "logs/lom"
+
+
+class LoggingConfig(Section):
+    """Where metrics go besides ``metrics.jsonl`` and the terminal.
+
+    Args:
+        log_via_wandb: shorthand for the tracker ``wandb`` with its defaults (offline).
+        trackers: tracker components, with their options.
+    """
+
+    log_via_wandb: bool = False
+    trackers: list[Tracker] = []
+
+    @model_validator(mode="after")
+    def _wandb(self) -> LoggingConfig:
+        if self.log_via_wandb and not any(t.kind == "wandb" for t in self.trackers):
+            object.__setattr__(self, "trackers", [*self.trackers, Tracker.model_validate("wandb")])
+        return self
+
+
+class RunConfig(Section):
+    """A whole run: what ``lom train`` reads, and what a checkpoint keeps."""
+
+    modalities: dict[str, ModalityConfig] = Field(min_length=1)
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    objective: Objective = Field(default_factory=lambda: Objective.model_validate("next_token"))
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    system: SystemConfig = SystemConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @field_validator("modalities", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """A list of configs becomes a mapping by name; a mapping gives each config its name."""
+        if isinstance(value, list | tuple):
+            named = {}
+            for config in value:
+                name = config.get("name") if isinstance(config, Mapping) else config.name
+                if name in named:
+                    raise ConfigError(f"two modalities are named '{name}'; names must differ")
+                named[name] = config
+            value = named
+        if isinstance(value, Mapping):
+            return {name: _with_name(name, config) for name, config in value.items()}
+        return value
+
+    @property
+    def registry(self) -> ModalityRegistry:
+        return ModalityRegistry(self.modalities.values())
+
+
+def _with_name(name: str, config: Any) -> Any:
+    if isinstance(config, str):
+        return {"kind": config, "name": name}
+    if isinstance(config, Mapping):
+        if config.get("name", name) != name:
+            raise ConfigError(f"modality '{name}' calls itself '{config['name']}'; leave name out")
+        return {**config, "name": name}
+    return config

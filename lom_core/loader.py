@@ -1,0 +1,203 @@
+"""Loader: the lanes of this rank, read by worker processes, a step's rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from lom_core.batch import Row
+from lom_core.config import DataConfig
+from lom_core.data import Lane, LanePlan, LaneRow, LaneState, Reader, Stream, Tally, in_stream
+from lom_core.errors import BadRecord, DataError, LomError
+from lom_core.modality import ModalityRegistry
+from lom_core.roles import Source, Tokens
+from lom_core.seeds import Permutation, mix
+
+
+class Loader:
+    """Endless steps: ``next(iter(loader))`` is the rows of this rank's lanes, in lane order.
+
+    Args:
+        reader: of the training source.
+        config: the run's data section.
+        seed: of the run.
+        rank, world: this process owns ``lanes / world`` neighbouring lanes.
+        states: where every lane of the run stands; None starts at the beginning.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        config: DataConfig,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        states: Sequence[LaneState] | None = None,
+    ) -> None:
+        share = config.batch_size * config.gradient_accumulation_steps
+        self.plan = LanePlan(
+            lanes=share * world,
+            block_size=config.block_size,
+            look_ahead=config.look_ahead,
+            max_bad_fraction=config.max_bad_fraction,
+            seed=seed,
+            shuffle=config.shuffle,
+        )
+        self.reader = reader
+        self.lanes = range(rank * share, (rank + 1) * share)
+        self.states = list(states or [LaneState()] * self.plan.lanes)
+        self.num_workers = min(config.num_workers, share)
+        self.tally = Tally()
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        for rows in self._steps():
+            for lane_row in rows:
+                self.states[lane_row.lane] = lane_row.state
+                self.tally.add(lane_row.tally)
+            self.tally.check(self.plan.max_bad_fraction)
+            yield [lane_row.row for lane_row in rows]
+
+    def _steps(self) -> Iterator[list[LaneRow]]:
+        share = _Share(self.reader, self.plan, self.lanes, tuple(self.states))
+        if not self.num_workers:
+            yield from map(_raise_errors, share)
+            return
+        loader = DataLoader(
+            share,
+            batch_size=None,
+            num_workers=self.num_workers,
+            collate_fn=_as_is,
+            persistent_workers=True,
+        )
+        # Workers answer in turn, each with its lanes of the step.
+        parts = map(_raise_errors, loader)
+        while True:
+            step = [lane_row for _ in range(self.num_workers) for lane_row in next(parts)]
+            yield sorted(step, key=lambda lane_row: lane_row.lane)
+
+
+class _Share(IterableDataset[Any]):
+    """The lanes of one worker: every n_workers-th of this rank's."""
+
+    def __init__(
+        self, reader: Reader, plan: LanePlan, lanes: range, states: tuple[LaneState, ...]
+    ) -> None:
+        self.reader, self.plan, self.lanes, self.states = reader, plan, lanes, states
+
+    def __iter__(self) -> Iterator[list[LaneRow] | LomError]:
+        worker = get_worker_info()
+        mine = self.lanes[worker.id :: worker.num_workers] if worker else self.lanes
+        try:
+            lanes = [iter(Lane(self.reader, self.plan, k, self.states[k])) for k in mine]
+            while True:
+                yield [next(lane) for lane in lanes]
+        except LomError as error:  # sent as a value: the loader would wrap it in its traceback
+            yield error
+
+
+def _raise_errors(item: list[LaneRow] | LomError) -> list[LaneRow]:
+    if isinstance(item, LomError):
+        raise item
+    return item
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def eval_batches(reader: Reader, config: DataConfig, limit: int = 0) -> Iterator[tuple[list[Row], Tally]]:
+    """Each record once, in order, in batches of at most ``batch_size`` rows; the last is smaller.
+
+    Args:
+        limit: batches at most; 0 reads all.
+    """
+    plan = LanePlan(
+        lanes=1,
+        block_size=config.block_size,
+        look_ahead=config.look_ahead,
+        max_bad_fraction=config.max_bad_fraction,
+    )
+    rows: list[Row] = []
+    tally = Tally()
+    n_batches = 0
+    for lane_row in Lane(reader, plan, 0, LaneState()):
+        rows.append(lane_row.row)
+        tally.add(lane_row.tally)
+        if len(rows) == config.batch_size:
+            yield rows, tally
+            rows, tally, n_batches = [], Tally(), n_batches + 1
+            if n_batches == limit:
+                return
+    if rows:
+        yield rows, tally
+
+
+class Part:
+    """A seeded draw of a source's records: ``[start, stop)`` of its permutation."""
+
+    def __init__(self, source: Source, seed: int, start: int, stop: int) -> None:
+        self.source, self.start, self.stop = source, start, stop
+        self.order = Permutation(len(source), seed)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.source[self.order(self.start + index)]
+
+
+def open_sources(
+    config: DataConfig, registry: ModalityRegistry, seed: int
+) -> tuple[Source, dict[str, Source]]:
+    """The training source and the named validation sources of a run.
+
+    Errors:
+        DataError: no records, or nothing left for training or validation.
+    """
+    train = config.dataset.build(registry)
+    if not in_stream(train, 0):
+        raise DataError("the training data set has no record")
+    named = {name: dataset.build(registry) for name, dataset in config.eval.items()}
+    for name, source in named.items():
+        if not in_stream(source, 0):
+            raise DataError(f"the validation data set '{name}' has no record")
+    if named or config.val_fraction == 0:
+        return train, named
+    if isinstance(train, Stream):
+        raise DataError("a stream cannot be split: name validation sets in data.eval, or set val_fraction=0")
+    n = len(train)
+    n_val = max(1, round(n * config.val_fraction))
+    if n_val >= n:
+        raise DataError(f"{n} record(s) cannot be split; name validation sets in data.eval")
+    key = mix(seed, 0x5E7)
+    return Part(train, key, n_val, n), {"val": Part(train, key, 0, n_val)}
+
+
+def sample_tokens(reader: Reader, n_records: int, seed: int) -> dict[str, list[Tokens]]:
+    """Tokens of up to ``n_records`` records by modality, to fit scales on; bad ones are left out
+    (the lanes that read them in training count and report them).
+
+    Errors:
+        DataError: not one record could be used; says why the first could not.
+    """
+    source = reader.source
+    stream = isinstance(source, Stream)
+    n = n_records if stream else min(n_records, len(source))
+    order = None if stream else Permutation(len(source), mix(seed, 0xF17))
+    found: dict[str, list[Tokens]] = {name: [] for name in reader.registry.names()}
+    first: BadRecord | None = None
+    for i in range(n):
+        if not in_stream(source, i):
+            break
+        try:
+            for name, tokens in reader.tokens(source[order(i) if order else i]).items():
+                found[name].append(tokens)
+        except BadRecord as error:
+            first = first or error
+    if not any(found.values()):
+        raise DataError(f"none of {n} records can be used; the first: {first or 'has no modality of this run'}")
+    return found

@@ -1,0 +1,133 @@
+"""Sources behind the core's data sets: user code, crossmatched and concatenated ones."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lom_core.errors import BadRecord, ConfigError, DataError
+from lom_core.modality import ModalityRegistry
+from lom_core.roles import Array, Record, Source, Tokens
+
+
+def open_user_dataset(
+    target: str, arguments: Mapping[str, Any], registry: ModalityRegistry
+) -> Source:
+    """Construct the class behind ``module:Class``; it gets the registry if it takes one."""
+    module, _, name = target.partition(":")
+    constructor = getattr(importlib.import_module(module), name)
+    arguments = dict(arguments)
+    accepted = inspect.signature(constructor).parameters
+    if "modality_registry" in accepted:
+        arguments.setdefault("modality_registry", registry)
+    try:
+        inspect.signature(constructor).bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{target}{inspect.signature(constructor)}: {error}") from None
+    dataset = constructor(**arguments)
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise ConfigError(f"{target} needs __len__ and __getitem__ to be a data set")
+    return UserSource(dataset, target, registry)
+
+
+class UserSource:
+    """A torch ``Dataset`` of ready tokens in the flat form, or of records, as a Source.
+
+    A ``ValueError``, ``OSError``, ``LookupError`` or ``RuntimeError`` out of ``dataset[i]`` is a
+    bad record; any other exception is a mistake in its code and stops the run.
+    """
+
+    def __init__(self, dataset: Any, target: str, registry: ModalityRegistry) -> None:
+        self.dataset, self.target, self.names = dataset, target, registry.names()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Record:
+        try:
+            item = self.dataset[index]
+        except BadRecord:
+            raise
+        except (ValueError, OSError, LookupError, RuntimeError) as error:
+            detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise BadRecord("cannot be read", file=self.target, row=index, detail=detail) from error
+        if not isinstance(item, Mapping):
+            raise DataError(
+                f"{self.target}[{index}] is a {type(item).__name__}, not a mapping of modalities: "
+                f"{', '.join(self.names)}"
+            )
+        record = {name: _modality(item, name) for name in self.names if item.get(name) is not None}
+        return {**record, "id": str(item.get("id", item.get("idx", index)))}
+
+
+def _modality(item: Mapping[str, Any], name: str) -> Any:
+    """Ready tokens of the flat form, or the raw observation as it is."""
+    content, positions = item[name], item.get(f"{name}_positions")
+    if positions is None:
+        return content
+    content, positions = as_array(content), as_array(positions).astype(np.float32)
+    weights = item.get(f"{name}_weights")
+    if weights is not None:
+        weights = as_array(weights).astype(np.float32)
+        weights = weights.reshape(len(weights), -1)
+    return Tokens(content, positions.reshape(len(positions), -1), weights)
+
+
+def as_array(value: Any) -> Array:
+    """A numpy array of a tensor (bfloat16 becomes float32, which numpy knows) or an array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value
+        return np.asarray(value.numpy())
+    return np.asarray(value)
+
+
+class CrossmatchSource:
+    """Record i of every part at once."""
+
+    def __init__(self, parts: Mapping[str, Source]) -> None:
+        lengths = {name: len(part) for name, part in parts.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+            raise DataError(f"crossmatched data sets must have the same length: {told}")
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def __getitem__(self, index: int) -> Record:
+        merged: dict[str, Any] = {}
+        for name, part in self.parts.items():
+            record = dict(part[index])
+            identity = record.pop("id", None)
+            twice = sorted(set(merged) & set(record))
+            if twice:
+                raise DataError(f"two crossmatched data sets hold {', '.join(twice)}; the second is '{name}'")
+            if identity is not None:
+                merged.setdefault("id", identity)
+            merged.update(record)
+        return merged
+
+
+class ConcatSource:
+    """The parts' records one after the other, each part ``times`` times."""
+
+    def __init__(self, parts: Mapping[str, Source], times: Mapping[str, int]) -> None:
+        self.parts = [(name, part) for name, part in parts.items() for _ in range(times[name])]
+        self.starts = np.cumsum([0, *(len(part) for _, part in self.parts)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        which = int(np.searchsorted(self.starts, index, side="right")) - 1
+        name, part = self.parts[which]
+        inside = index - int(self.starts[which])
+        record = part[inside]
+        return {**record, "id": f"{name}/{record.get('id', inside)}"}
+
+
