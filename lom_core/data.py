@@ -22,6 +22,7 @@ from lom_core.roles import Encoder, Record, Source, Tokens
 from lom_core.seeds import Permutation, mix
 
 MIN_SEEN = 100  # a fraction of bad records is taken of at least so many
+MAX_IN_A_ROW = 1000  # bad records after which a lane gives up, whatever the fraction
 
 
 class Reader:
@@ -192,7 +193,6 @@ class Lane:
     def __init__(self, reader: Reader, plan: LanePlan, lane: int, state: LaneState) -> None:
         self.reader, self.plan, self.lane = reader, plan, lane
         self.next = state.next
-        self.total = Tally()
         self.tally = Tally()
         self.pool: list[tuple[int, Observation]] = []
         for number in state.carried:  # counted when they were read first
@@ -233,7 +233,7 @@ class Lane:
 
     def _pull(self) -> bool:
         """Read the next usable sample into the pool; False at the end of a single epoch."""
-        while True:
+        for _ in range(MAX_IN_A_ROW):
             number = self.lane + self.plan.lanes * self.next
             if not self.plan.has(number, self.reader.source):
                 return False
@@ -242,17 +242,17 @@ class Lane:
             if observation is not None:
                 self.pool.append((number, observation))
                 return True
-            self.total.check(self.plan.max_bad_fraction)  # or a lane of bad ones never ends
+        self.tally.check(0.0)  # raises: the loader would wait for this lane for ever
+        return False
 
     def _observe(self, number: int, count: bool = False) -> Observation | None:
         index, seed = self.plan.record(number, self.reader.source)
-        for tally in (self.tally, self.total) if count else ():
-            tally.seen += 1
+        self.tally.seen += count
         try:
             return self.reader.read(index, seed)
         except BadRecord as error:
-            for tally in (self.tally, self.total) if count else ():
-                tally.note(error)
+            if count:
+                self.tally.note(error)
             return None
 
 

@@ -1,0 +1,166 @@
+"""Evaluation: each held-out record once, with what trivial predictors would have scored."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lom_core.batch import Batch, Span, pack_row
+from lom_core.config import RunConfig, SystemConfig
+from lom_core.data import Reader, Tally
+from lom_core.errors import BadRecord
+from lom_core.loader import eval_batches, open_sources
+from lom_core.model import Lom
+from lom_core.roles import Source, Tokens
+
+Metrics = dict[str, float]
+
+
+@torch.no_grad()
+def evaluate(
+    model: Lom, reader: Reader, config: RunConfig, limit: int = 0, baselines: bool = True
+) -> tuple[Metrics, Tally]:
+    """Mean losses of a data set, in model units.
+
+    Args:
+        limit: batches at most; 0 takes every record.
+        baselines: also score the training mean and "same as the previous token".
+
+    Returns:
+        ``loss`` (weighed over modalities), and for each modality m that the set holds ``loss/m``,
+        ``training_mean/m`` and ``previous_token/m``; and what became of the records.
+    """
+    was_training = model.training
+    model.eval()
+    device = model.bos.device
+    sums: dict[str, float] = defaultdict(float)
+    counts: dict[str, float] = defaultdict(float)
+    tally = Tally()
+    for rows, seen in eval_batches(reader, config.data, limit):
+        tally.add(seen)
+        prepared = config.objective.prepare(rows, model.layouts)
+        batch = prepared.to(device)
+        with autocast(config.system, device):
+            losses = model(batch)
+        for name, loss in losses.items():
+            sums[f"loss/{name}"] += float(loss)
+            counts[name] += prepared.counts[name]
+            for baseline, value in (trivial_losses(model, batch, name) if baselines else {}).items():
+                sums[f"{baseline}/{name}"] += value
+    model.train(was_training)
+    metrics = {k: v / counts[k.split("/")[1]] for k, v in sums.items() if counts[k.split("/")[1]]}
+    metrics["loss"] = sum(
+        c.loss_weight * metrics[f"loss/{c.name}"] for c in model.registry if f"loss/{c.name}" in metrics
+    )
+    tally.check(config.data.max_bad_fraction)
+    return metrics, tally
+
+
+def trivial_losses(model: Lom, batch: Batch, name: str) -> Metrics:
+    """Summed losses of predictors that anybody could write, scored by the modality's own head."""
+    part, span = model.part(name), batch.spans[name]
+    if not len(span.asked):
+        return {}
+    every = torch.arange(len(span.slots), device=span.slots.device)
+    truth, weights = part.target(replace(span, asked=every))
+    previous, first = previous_token(truth, span, batch.bos)
+    if part.discrete:
+        mean = truth.bincount(minlength=1).argmax().expand_as(truth)  # the commonest token
+    else:
+        mean = part.scale.mean.expand_as(truth)
+    previous = torch.where(first if part.discrete else first[:, None], mean, previous)
+    found = {}
+    for baseline, point in (("training_mean", mean), ("previous_token", previous)):
+        asked_weights = weights[span.asked]
+        losses = part.head.score_point(point[span.asked], truth[span.asked], asked_weights)
+        found[baseline] = float((losses * asked_weights.expand_as(losses)).sum())
+    return found
+
+
+def previous_token(truth: Tensor, span: Span, bos: Tensor) -> tuple[Tensor, Tensor]:
+    """The token before each one in its observation and modality, and where there is none (n,)."""
+    owner = torch.searchsorted(bos, span.slots, right=True)
+    first = torch.ones_like(owner, dtype=torch.bool)
+    first[1:] = owner[1:] != owner[:-1]
+    return torch.cat([truth[:1], truth[:-1]]), first
+
+
+def autocast(system: SystemConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """The run's precision of matrix products."""
+    if system.dtype == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, system.dtype))
+
+
+def validation_readers(config: RunConfig) -> tuple[Source, dict[str, Reader]]:
+    """The training source, and a reader of each named validation set."""
+    train, named = open_sources(config.data, config.registry, config.train.seed)
+    block_size = config.data.block_size
+    return train, {name: Reader(s, config.registry, block_size) for name, s in named.items()}
+
+
+def evaluate_checkpoint(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Metrics]:
+    """Evaluate a checkpoint on the validation sets of its run; ``name=value`` changes the config."""
+    from lom_core.checkpoint import load_model
+    from lom_core.runfile import override
+    from lom_core.train import pick_device
+
+    model, config, _ = load_model(path)
+    config = override(config, overrides)
+    model.to(pick_device(config.system))
+    _, readers = validation_readers(config)
+    limit = config.train.eval_iters
+    return {name: evaluate(model, reader, config, limit)[0] for name, reader in readers.items()}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One held-out observation of one modality beside its prediction, decoded: physical units."""
+
+    modality: str
+    id: str
+    truth: Any
+    predicted: Any
+
+
+@torch.no_grad()
+def examples(model: Lom, reader: Reader, config: RunConfig, n: int) -> Iterator[Example]:
+    """Up to n objects of each modality. A record that cannot be used is passed over: evaluating
+    the set has counted and reported it."""
+    missing = dict.fromkeys(model.registry.names(), n)
+    for index in range(len(reader.source)):
+        if not any(missing.values()):
+            return
+        try:
+            observation = reader.read(index, None)
+        except BadRecord:
+            continue
+        wanted = [name for name in observation.tokens if missing[name]]
+        if not wanted:
+            continue
+        row = pack_row([observation], observation.n_slots, model.registry.names())
+        batch = config.objective.prepare([row], model.layouts)
+        with autocast(config.system, model.bos.device):
+            answers = model.predict(batch.to(model.bos.device))
+        for name in wanted:
+            missing[name] -= 1
+            tokens = observation.tokens[name]
+            encoder = reader.encoders[name]
+            predicted = _answered(tokens, batch.spans[name], answers[name])
+            yield Example(name, observation.id, encoder.decode(tokens), encoder.decode(predicted))
+
+
+def _answered(tokens: Tokens, span: Span, answers: Tensor) -> Tokens:
+    """The tokens with the asked ones replaced by the answers."""
+    discrete = tokens.content.ndim == 1
+    content = tokens.content.astype(np.int64 if discrete else np.float32)
+    content[span.asked.numpy()] = answers.cpu().numpy()
+    return Tokens(content, tokens.positions, tokens.weights)

@@ -1,0 +1,168 @@
+"""What a run tells: metrics.jsonl always, the terminal, and whichever trackers were asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sized
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from lom_core.config import RunConfig
+from lom_core.data import Reader, Tally
+from lom_core.errors import DataError
+from lom_core.model import Lom
+from lom_core.roles import Source
+
+BASELINES = {"training_mean": "training mean", "previous_token": "previous token"}
+
+
+class Monitor:
+    """A context: opens the log and the trackers, closes them whatever happens.
+
+    Args:
+        step: lines of metrics.jsonl after it are dropped: a resumed run writes them again.
+        run_ids: of trackers, by kind, from the checkpoint that is resumed.
+    """
+
+    def __init__(
+        self, config: RunConfig, out_dir: Path, step: int, run_ids: Mapping[str, str]
+    ) -> None:
+        self.config, self.out_dir, self.first = config, out_dir, step
+        self.run_ids = dict(run_ids)
+        self.console = Console(stderr=False, highlight=False)
+        self.began = time.perf_counter()
+        self.noted: dict[str, Tally] = {}
+        try:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            (out_dir / "config.yaml").write_text(text, encoding="utf8")
+            self.file = _reopen(out_dir / "metrics.jsonl", step)
+        except OSError as error:
+            raise DataError(f"cannot write to out_dir={out_dir}: {error.strerror}") from None
+        self.progress = Progress(
+            TextColumn("[bold]step {task.completed}/{task.total}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task: TaskID = self.progress.add_task(
+            "train", total=config.train.max_iters, completed=step, text=""
+        )
+
+    def __enter__(self) -> Self:
+        settings = self.config.model_dump(mode="json")
+        self.trackers = {
+            t.kind: t.build(str(self.out_dir), settings, self.run_ids.get(t.kind))
+            for t in self.config.logging.trackers
+        }
+        self.run_ids |= {k: t.run_id for k, t in self.trackers.items() if t.run_id}
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+        self.file.close()
+        for tracker in self.trackers.values():
+            tracker.close()
+
+    def introduce(self, model: Lom, source: Source, validation: Mapping[str, Reader]) -> None:
+        """One line each: what is trained, and on what."""
+        sizes = ", ".join(f"{k} {n:,}" for k, n in model.n_parameters().items())
+        self.say(f"model: {sum(model.n_parameters().values()):,} parameters ({sizes})")
+        sets = {"train": source, **{name: reader.source for name, reader in validation.items()}}
+        self.say("records: " + ", ".join(f"{name} {_length(s)}" for name, s in sets.items()))
+
+    def log(self, split: str, step: int, metrics: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl; losses also to the terminal; all of it to the trackers."""
+        seconds = round(time.perf_counter() - self.began, 3)
+        line = {"step": step, "split": split, "seconds": seconds, **metrics}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        for tracker in self.trackers.values():
+            tracker.log(step, {f"{split}/{k}": v for k, v in metrics.items()})
+        losses = "  ".join(
+            f"{k.removeprefix('loss/')} {v:.4f}" for k, v in metrics.items() if k.startswith("loss/")
+        )
+        if split != "train":
+            self.say(f"step {step:>6}  {split}: {losses}")
+            return
+        left = self._left(step)
+        text = f"{losses}  {metrics['tokens_per_second']:,.0f} tokens/s  {left} left"
+        self.progress.update(self.task, completed=step, text=text)
+        if not self.console.is_terminal:
+            self.say(f"step {step:>6}  {text}")
+
+    def note(self, name: str, tally: Tally) -> None:
+        """Remember what became of a validation set's records, for the summary."""
+        self.noted[name] = tally
+
+    def summarise(self, metrics: Mapping[str, Mapping[str, float]], tally: Tally) -> None:
+        """The last evaluation beside the trivial predictors, and every kind of bad record."""
+        self.progress.stop()
+        for name, values in metrics.items():
+            self.console.print(results_table(name, values))
+        for name, found in {"train": tally, **self.noted}.items():
+            if found.n_bad:
+                self.say(f"{name}: {found.n_bad} of {found.seen} records skipped:")
+                for reason, n in sorted(found.bad.items(), key=lambda item: -item[1]):
+                    self.say(f"  {n} x {reason}; the first: {found.examples[reason]}")
+            if found.cropped:
+                self.say(f"{name}: {found.cropped} of {found.seen} records cropped to block_size")
+        self.say(f"written to {self.out_dir}")
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def _left(self, step: int) -> str:
+        done = step - self.first
+        seconds = (time.perf_counter() - self.began) / max(done, 1) * (self.config.train.max_iters - step)
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def results_table(name: str, metrics: Mapping[str, float]) -> Table:
+    """A named set's losses, a modality a row, beside the trivial predictors."""
+    table = Table(title=f"{name}: mean loss (model units)", title_justify="left")
+    table.add_column("modality")
+    for heading in ("model", *BASELINES.values()):
+        table.add_column(heading, justify="right")
+    for key in metrics:
+        if key.startswith("loss/"):
+            modality = key.removeprefix("loss/")
+            baselines = [metrics.get(f"{b}/{modality}") for b in BASELINES]
+            table.add_row(
+                modality,
+                f"{metrics[key]:.4f}",
+                *("" if b is None else f"{b:.4f}" for b in baselines),
+            )
+    return table
+
+
+def _length(source: Source) -> str:
+    return f"{len(source):,}" if isinstance(source, Sized) and not hasattr(source, "open_at") else "a stream"
+
+
+def _reopen(path: Path, step: int) -> Any:
+    """metrics.jsonl, without what an interrupted run wrote after its last checkpoint."""
+    kept = []
+    if step and path.exists():
+        for line in path.read_text(encoding="utf8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except ValueError:
+                break  # the line that a kill cut short: nothing after it counts
+    path.write_text("".join(kept), encoding="utf8")
+    return path.open("a", encoding="utf8")

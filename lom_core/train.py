@@ -1,0 +1,323 @@
+"""Training: read this file downward and you have read a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lom_core import checkpoint
+from lom_core.batch import Batch, Row
+from lom_core.config import OptimizerConfig, RunConfig, SystemConfig
+from lom_core.data import LaneState, Reader, Tally
+from lom_core.errors import CheckpointError, ConfigError, TrainingError
+from lom_core.evaluate import Metrics, autocast, evaluate, validation_readers
+from lom_core.loader import Loader, sample_tokens
+from lom_core.model import Lom
+from lom_core.monitor import Monitor
+
+
+@dataclass
+class Progress:
+    """Where a run stands; with weights, optimiser and random state it is all of a checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    best: float | None = None
+    lanes: list[LaneState] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    run_ids: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What ``train`` returns: where it wrote, its last evaluation of each set, its records."""
+
+    out_dir: Path
+    step: int
+    metrics: dict[str, Metrics]
+    tally: Tally
+
+
+def train(config: RunConfig) -> TrainResult:
+    """Train as the config says.
+
+    Errors:
+        ConfigError, DataError: before the first step, for what can be known before it.
+        TooManyBadRecords, TrainingError, CheckpointError: on the way.
+    """
+    device = pick_device(config.system)
+    if config.system.num_threads:
+        torch.set_num_threads(config.system.num_threads)
+    torch.manual_seed(config.train.seed)
+    out_dir = Path(config.system.out_dir)
+
+    source, validation = validation_readers(config)
+    reader = Reader(source, config.registry, config.data.block_size, config.data.shuf)
+    model, optimizer, progress = start(config, reader, device, out_dir)
+    if config.system.compile:
+        model.body.compile()
+    loader = Loader(reader, config.data, config.train.seed, states=progress.lanes or None)
+    loader.tally = progress.tally
+
+    with Monitor(config, out_dir, progress.step, progress.run_ids) as monitor:
+        monitor.introduce(model, source, validation)
+        run = Run(config, model, optimizer, validation, progress, out_dir, monitor)
+        if config.train.eval_only:
+            run.evaluate()
+        else:
+            run.steps(loader)
+        monitor.summarise(run.metrics, progress.tally)
+    return TrainResult(out_dir, progress.step, run.metrics, progress.tally)
+
+
+def start(
+    config: RunConfig, reader: Reader, device: torch.device, out_dir: Path
+) -> tuple[Lom, torch.optim.Optimizer, Progress]:
+    """Model, optimiser and progress: from scratch, resumed, or from another run's checkpoint."""
+    model = Lom(config.registry, config.model)
+    source = config.train.init_from
+    if source == "resume":
+        found = checkpoint.find(out_dir, prefer="latest")
+        state = checkpoint.read_state(found)
+        checkpoint.check_lock(state["lock"], config.registry)
+        checkpoint.load_weights(model, found)
+        model.to(device)
+        optimizer = make_optimizer(model, config.optimizer)
+        checkpoint.load_optimizer(model, optimizer, found)
+        return model, optimizer, read_progress(state, config)
+    if source == "scratch":
+        if (out_dir / "checkpoints" / "latest").exists() and not config.train.eval_only:
+            raise ConfigError(
+                f"{out_dir} holds a run already: init_from=resume continues it, another out_dir= "
+                "starts a new one, or delete the folder"
+            )
+        model.fit_scales(sample_tokens(reader, config.data.fit_records, config.train.seed))
+    else:
+        found = checkpoint.find(source)
+        checkpoint.check_lock(checkpoint.read_state(found)["lock"], config.registry)
+        checkpoint.load_weights(model, found)
+    model.to(device)
+    return model, make_optimizer(model, config.optimizer), Progress()
+
+
+@dataclass
+class Run:
+    """The loop and all that it holds."""
+
+    config: RunConfig
+    model: Lom
+    optimizer: torch.optim.Optimizer
+    validation: Mapping[str, Reader]
+    progress: Progress
+    out_dir: Path
+    monitor: Monitor
+    metrics: dict[str, Metrics] = field(default_factory=dict)
+
+    def steps(self, loader: Loader) -> None:
+        """Until ``max_iters``: step, log, evaluate, save, each when it is its turn."""
+        plan, progress = self.config.train, self.progress
+        interval = Interval()
+        if progress.step == 0:
+            self.evaluate()
+        rows_of = iter(loader)
+        while progress.step < plan.max_iters:
+            rows = next(rows_of)
+            rate = learning_rate(progress.step, self.config.optimizer, plan.max_iters)
+            interval.add(*train_step(self.model, self.optimizer, rows, self.config, rate))
+            progress.step += 1
+            progress.lanes = loader.states
+
+            last = progress.step == plan.max_iters
+            turn = [
+                last or progress.step % n == 0
+                for n in (plan.log_interval, plan.eval_interval, plan.checkpoint_interval)
+            ]
+            if any(turn):
+                progress.tokens += interval.tokens
+                self.log(interval, rate)
+                interval = Interval()
+            if turn[1]:
+                self.evaluate()
+                interval = Interval()
+            better = turn[1] and self.is_best()
+            if last or better or turn[2] or (turn[1] and plan.always_save_checkpoint):
+                self.save(better)
+                interval = Interval()
+
+    def log(self, interval: Interval, rate: float) -> None:
+        metrics = interval.metrics()
+        weights = {c.name: c.loss_weight for c in self.model.registry}
+        metrics["loss"] = sum(w * metrics.get(f"loss/{name}", 0.0) for name, w in weights.items())
+        metrics |= {"learning_rate": rate, "tokens": float(self.progress.tokens)}
+        metrics |= {"records": float(self.progress.tally.seen), "bad_records": float(self.progress.tally.n_bad)}
+        self.monitor.log("train", self.progress.step, metrics)
+        if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
+            raise TrainingError(
+                f"the loss or its gradient is not finite at step {self.progress.step} (loss "
+                f"{metrics['loss']:g}); try a lower learning_rate or more warmup_iters. The last "
+                "checkpoint is from before"
+            )
+
+    def evaluate(self) -> None:
+        """Every named set; the training stream and the random state are left as they are."""
+        for name, reader in self.validation.items():
+            metrics, tally = evaluate(self.model, reader, self.config, self.config.train.eval_iters)
+            self.metrics[name] = metrics
+            self.monitor.log(name, self.progress.step, metrics)
+            self.monitor.note(name, tally)
+
+    def is_best(self) -> bool:
+        """Is the first named set's loss the lowest so far?"""
+        if not self.metrics:
+            return False
+        loss = next(iter(self.metrics.values()))["loss"]
+        if self.progress.best is not None and loss >= self.progress.best:
+            return False
+        self.progress.best = loss
+        return True
+
+    def save(self, best: bool) -> None:
+        self.progress.run_ids = self.monitor.run_ids
+        state = {
+            **asdict(self.progress),
+            "config": self.config.model_dump(mode="json"),
+            "lock": checkpoint.lock(self.model.registry),
+            "metrics": self.metrics,
+        }
+        path = checkpoint.save(self.out_dir, self.model, self.optimizer, state)
+        if best:
+            checkpoint.point(self.out_dir, "best", path.name)
+        checkpoint.prune(self.out_dir, self.config.train.checkpoint_interval)
+
+
+def train_step(
+    model: Lom,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[Row],
+    config: RunConfig,
+    rate: float,
+) -> tuple[list[Batch], dict[str, Tensor], Tensor]:
+    """One step on a step's rows, however many batches they make.
+
+    Each modality's loss is its sum over all batches of the step over what its answers weigh
+    together: accumulating over k batches equals one batch k times larger.
+
+    Returns:
+        The batches, each modality's summed loss, the gradient's norm before clipping.
+    """
+    size = config.data.batch_size
+    batches = [
+        config.objective.prepare(rows[i : i + size], model.layouts) for i in range(0, len(rows), size)
+    ]
+    counts = {c.name: sum(batch.counts[c.name] for batch in batches) for c in model.registry}
+    totals: dict[str, Tensor] = {}
+    for batch in batches:
+        with autocast(config.system, model.bos.device):
+            sums = model(batch.to(model.bos.device))
+        loss = sum(
+            c.loss_weight * sums[c.name] / max(counts[c.name], 1e-12) for c in model.registry
+        )
+        assert isinstance(loss, Tensor)  # a registry is never empty
+        loss.backward()  # type: ignore[no-untyped-call]
+        totals = {name: totals.get(name, 0) + s.detach() for name, s in sums.items()}
+    limit = config.optimizer.grad_clip or math.inf
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return batches, totals, norm
+
+
+class Interval:
+    """Sums between two lines of metrics, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, float] = {}
+        self.norm: Tensor | None = None
+        self.tokens = self.slots = 0
+
+    def add(self, batches: Sequence[Batch], sums: Mapping[str, Tensor], norm: Tensor) -> None:
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+            self.counts[name] = self.counts.get(name, 0) + sum(b.counts[name] for b in batches)
+        self.tokens += sum(batch.n_tokens for batch in batches)
+        self.slots += sum(batch.n_slots for batch in batches)
+        self.norm = norm
+
+    def metrics(self) -> Metrics:
+        """Mean losses, the last gradient norm, tokens a second, and how full the rows were."""
+        assert self.norm is not None, "an interval is read after a step"
+        found = {
+            f"loss/{name}": float(value) / self.counts[name]
+            for name, value in self.sums.items()
+            if self.counts[name]
+        }
+        norm = float(self.norm)  # waits for the device, so the clock is read after it
+        seconds = time.perf_counter() - self.began
+        return {
+            **found,
+            "grad_norm": norm,
+            "tokens_per_second": self.tokens / seconds,
+            "fill": self.tokens / max(self.slots, 1),
+        }
+
+
+def learning_rate(step: int, config: OptimizerConfig, max_iters: int) -> float:
+    """Linear warm-up, then a cosine down to ``min_lr`` (Loshchilov and Hutter 2017)."""
+    peak = config.learning_rate
+    if step < config.warmup_iters:
+        return peak * (step + 1) / (config.warmup_iters + 1)
+    if not config.decay_lr:
+        return peak
+    floor = peak / 10 if config.min_lr is None else config.min_lr
+    end = config.lr_decay_iters or max_iters
+    done = min(1.0, (step - config.warmup_iters) / max(1, end - config.warmup_iters))
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def make_optimizer(model: Lom, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Fused AdamW; weight decay on matrices, none on biases, norms and single vectors."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
+    )
+
+
+def pick_device(system: SystemConfig) -> torch.device:
+    """ConfigError if the device does not exist here."""
+    name = system.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device={name} cannot be used here: {str(error).splitlines()[0]}; try device=cpu") from None
+    return device
+
+
+def read_progress(state: Mapping[str, Any], config: RunConfig) -> Progress:
+    """Progress out of a checkpoint's state; the lanes must be those of this run."""
+    lanes = [LaneState(s["next"], tuple(s["carried"])) for s in state["lanes"]]
+    share = config.data.batch_size * config.data.gradient_accumulation_steps
+    if lanes and len(lanes) != share:
+        raise CheckpointError(
+            f"the checkpoint has {len(lanes)} rows a step, this run {share} (batch_size x "
+            "gradient_accumulation_steps); keep their product"
+        )
+    tally = Tally(**state["tally"])
+    return Progress(state["step"], state["tokens"], state["best"], lanes, tally, state["run_ids"])
