@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from lom_core.batch import Row
+from lom_core.batch import Row, pack_row
 from lom_core.config import DataConfig
 from lom_core.data import Lane, LanePlan, LaneRow, LaneState, Reader, Stream, Tally, in_stream
 from lom_core.errors import BadRecord, DataError, LomError
@@ -69,7 +70,7 @@ class Loader:
             batch_size=None,
             num_workers=self.num_workers,
             collate_fn=_as_is,
-            persistent_workers=True,
+            generator=torch.Generator(),  # or starting it would draw from the model's
         )
         # Workers answer in turn, each with its lanes of the step.
         parts = map(_raise_errors, loader)
@@ -108,7 +109,7 @@ def _as_is(item: Any) -> Any:
 
 
 def eval_batches(reader: Reader, config: DataConfig, limit: int = 0) -> Iterator[tuple[list[Row], Tally]]:
-    """Each record once, in order, in batches of at most ``batch_size`` rows; the last is smaller.
+    """Each record once, in order, in batches of ``batch_size`` rows; the last ends in empty rows.
 
     Args:
         limit: batches at most; 0 reads all.
@@ -131,7 +132,8 @@ def eval_batches(reader: Reader, config: DataConfig, limit: int = 0) -> Iterator
             if n_batches == limit:
                 return
     if rows:
-        yield rows, tally
+        empty = pack_row([], config.block_size, reader.registry.names())
+        yield rows + [empty] * (config.batch_size - len(rows)), tally
 
 
 class Part:

@@ -1,0 +1,43 @@
+"""What a modality without a picture of its own is drawn as: values over the first coordinate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lom_core.roles import Array
+
+INK, BLUE, RED = "#1b1f24", "#1f6feb", "#c2410c"
+
+
+def draw_tokens(figure: Any, name: str, truth: Any, predicted: Any) -> None:
+    """Input and prediction over position, and the residual beneath, in physical units."""
+    x, y, seen = _curve(truth)
+    _, p, _ = _curve(predicted)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    blank = np.where(seen, y, np.nan)
+    top.plot(x, blank, color=INK, lw=0.9, label="input")
+    top.plot(x, p, color=BLUE, lw=1.1, alpha=0.85, label="prediction")
+    top.legend(frameon=False, loc="best")
+    top.set_ylabel(name)
+    bottom.axhline(0, color="#8b949e", lw=0.6)
+    bottom.plot(x, blank - p, color=RED, lw=0.8)
+    bottom.set_ylabel("residual")
+    bottom.set_xlabel("position")
+
+
+def _curve(value: Any) -> tuple[Array, Array, Array]:
+    """Position, value and whether it was observed, one entry a value, (n w,)."""
+    parts = value if isinstance(value, Mapping) else {"content": np.asarray(value)}
+    content = np.asarray(parts["content"], dtype=np.float64)
+    content = content.reshape(len(content), -1)
+    n, w = content.shape
+    at = np.asarray(parts.get("positions", np.arange(n)))
+    first = at.reshape(n, -1)[:, 0].astype(np.float64)
+    step = np.diff(first, append=2 * first[-1] - first[-2] if n > 1 else 1)
+    x = first[:, None] + step[:, None] * np.arange(w) / w
+    weights = parts.get("weights")
+    seen = np.ones((n, w), bool) if weights is None else np.broadcast_to(np.asarray(weights) > 0, (n, w))
+    return x.ravel(), content.ravel(), seen.ravel()

@@ -1,0 +1,50 @@
+"""Loss curves per modality, from metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from lom_core.errors import DataError
+from lom_core.monitor import BASELINES
+
+Lines = list[dict[str, Any]]
+BLUE, DARK, GREYS = "#9ec5fe", "#0b5ed7", ("#d9822b", "#6b7280")
+
+
+def read_metrics(out_dir: Path) -> Lines:
+    """The lines of metrics.jsonl; DataError where there are none."""
+    path = out_dir / "metrics.jsonl"
+    if not path.is_file():
+        raise DataError(f"no {path}; a report is made of a run's out_dir")
+    return [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
+
+
+def draw_curves(lines: Lines, modality: str) -> Any:
+    """Training and validation loss over steps, the trivial predictors as level lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    series: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for line in lines:
+        if f"loss/{modality}" in line:
+            series[line["split"]].append((line["step"], line[f"loss/{modality}"]))
+    for split, points in series.items():
+        steps, losses = zip(*points, strict=True)
+        if split == "train":
+            axes.plot(steps, losses, color=BLUE, lw=1.2, label="training")
+        else:
+            axes.plot(steps, losses, "o-", color=DARK, lw=1.6, ms=3.5, label=f"held out ({split})")
+    last = next((r for r in reversed(lines) if f"training_mean/{modality}" in r), {})
+    for (key, label), colour in zip(BASELINES.items(), GREYS, strict=True):
+        if f"{key}/{modality}" in last:
+            axes.axhline(last[f"{key}/{modality}"], color=colour, lw=1.1, ls="--", label=label)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (model units)")
+    axes.set_title(modality, loc="left", fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,134 @@
+"""Checkpoints: whole or not there, checked when read, never unpickled."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lom_core import checkpoint
+from lom_core.config import RunConfig
+from lom_core.errors import CheckpointError
+from lom_core.train import train
+
+MakeRun = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def trained(make_run: MakeRun) -> Path:
+    config = make_run(train={"max_iters": 4, "checkpoint_interval": 2, "eval_interval": 1})
+    return train(config).out_dir
+
+
+def test_best_latest_and_interval_are_kept_and_nothing_else(trained: Path) -> None:
+    root = trained / "checkpoints"
+    best, latest = ((root / name).read_text().strip() for name in ("best", "latest"))
+    assert latest == "step-00000004"
+    kept = {p.name for p in root.iterdir()}
+    assert kept == {"best", "latest", best, "step-00000002", "step-00000004"}
+    assert checkpoint.find(trained).name == best
+    assert checkpoint.find(trained, "latest").name == latest
+
+
+def test_state_tells_the_config_the_lock_and_the_lanes(trained: Path) -> None:
+    state = checkpoint.read_state(checkpoint.find(trained, "latest"))
+    assert RunConfig.model_validate(state["config"]).train.max_iters == 4
+    assert state["lock"]["wave"]["distribution"] == "lom-core"
+    assert len(state["lanes"]) == 4 and all(lane["next"] > 0 for lane in state["lanes"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_damage_is_found(trained: Path, name: str, damage: str) -> None:
+    path = checkpoint.find(trained, "latest")
+    data = bytearray((path / name).read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 0xFF
+    (path / name).write_bytes(data if damage == "flip" else data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.read_state(path)
+        # A flipped byte inside a JSON string may leave valid JSON: the config then differs.
+        checkpoint.load_model(path)
+        pytest.skip("the flipped byte hit a number of the state")
+    best = checkpoint.find(trained)
+    if best != path:
+        checkpoint.load_model(best)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path("pwned").touch, ()
+
+
+def test_a_pickle_is_refused_and_not_run(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = checkpoint.find(trained, "latest")
+    (path / "model.safetensors").write_bytes(pickle.dumps(Evil()))
+    state = json.loads((path / "state.json").read_text())
+    state["files"]["model.safetensors"] = checkpoint._hash(path / "model.safetensors")
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="no safetensors"):
+        checkpoint.load_model(path)
+    assert not Path("pwned").exists()
+
+
+def test_a_name_that_leads_out_of_the_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("x")
+    path = checkpoint.find(trained, "latest")
+    state = json.loads((path / "state.json").read_text())
+    state["files"] = {"../../../outside": checkpoint._hash(tmp_path / "outside")}
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.read_state(path)
+    (trained / "checkpoints" / "latest").write_text("../../elsewhere")
+    assert checkpoint.find(trained, "latest").parent == trained / "checkpoints"
+
+
+def test_a_failed_write_leaves_the_previous_checkpoint_whole(
+    trained: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = checkpoint.find(trained, "latest")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_sync", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device; the previous"):
+        train(make_run(train={"max_iters": 6, "init_from": "resume"}))
+    monkeypatch.undo()
+    assert checkpoint.find(trained, "latest") == before
+    checkpoint.load_model(before)
+    assert not list((trained / "checkpoints").glob(".step*"))
+
+
+def test_a_checkpoint_that_does_not_fit_says_what_differs(trained: Path, make_run: MakeRun) -> None:
+    with pytest.raises(CheckpointError, match=r"does not fit this run: .*\(\d+, \d+\) there"):
+        train(make_run(model={"n_embd": 64}, train={"init_from": "resume"}))
+
+
+def test_a_changed_tokeniser_is_refused(trained: Path) -> None:
+    path = checkpoint.find(trained, "latest")
+    state = json.loads((path / "state.json").read_text())
+    state["lock"]["wave"] |= {"tokeniser": "0000", "distribution": "lom-x", "version": "3"}
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="modality 'wave'.*`pip install lom-x==3`"):
+        checkpoint.load_model(path)
+
+
+def test_a_missing_plugin_is_named(trained: Path) -> None:
+    path = checkpoint.find(trained, "latest")
+    state = json.loads((path / "state.json").read_text())
+    state["config"]["modalities"]["wave"]["position"] = {"kind": "wavelet"}
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"modalities.wave.position: unknown position 'wavelet'"):
+        checkpoint.load_model(path)
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        checkpoint.find(tmp_path)

@@ -1,0 +1,231 @@
+"""The trainer's promises: accumulation, exact resume, evaluation apart, bad records told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lom_core import checkpoint
+from lom_core.config import OptimizerConfig, RunConfig
+from lom_core.data import Reader
+from lom_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    TooManyBadRecords,
+    TrainingError,
+)
+from lom_core.evaluate import validation_readers
+from lom_core.loader import Loader
+from lom_core.model import Lom
+from lom_core.train import learning_rate, make_optimizer, start, train, train_step
+
+MakeRun = Callable[..., RunConfig]
+
+
+def weights(config: RunConfig) -> dict[str, torch.Tensor]:
+    model, _, _ = checkpoint.load_model(checkpoint.find(config.system.out_dir, "latest"))
+    return model.state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def metrics(config: RunConfig, split: str = "train") -> list[dict[str, Any]]:
+    path = Path(config.system.out_dir) / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if line["split"] == split]
+
+
+def test_training_lowers_the_loss_and_beats_the_trivial_predictors(make_run: MakeRun) -> None:
+    config = make_run(
+        data={"dataset": {"kind": "waves_data:Waves", "n": 200}, "batch_size": 8},
+        optimizer={"learning_rate": 3e-3, "lr_decay_iters": 150},
+        train={"max_iters": 150, "eval_interval": 150, "log_interval": 10},
+    )
+    result = train(config)
+    last = result.metrics["val"]
+    for name in ("wave", "word"):
+        assert last[f"loss/{name}"] < last[f"training_mean/{name}"], last
+        assert last[f"loss/{name}"] < last[f"previous_token/{name}"], last
+    assert metrics(config)[-1]["loss"] < metrics(config)[0]["loss"]
+
+
+@pytest.mark.parametrize(("stop", "num_workers"), [(1, 0), (3, 2), (7, 0)])
+def test_stop_and_resume_is_bitwise_the_uninterrupted_run(
+    make_run: MakeRun, tmp_path: Path, stop: int, num_workers: int
+) -> None:
+    # Dropout draws from the random generator; 9 steps of about 10 records cross two epochs of 36.
+    model = {"dropout": 0.2}
+    data = {"dataset": {"kind": "waves_data:Waves", "broken": [3]}, "max_bad_fraction": 0.5}
+    whole = make_run(model=model, data=data, train={"max_iters": 9}, system={"out_dir": str(tmp_path / "whole")})
+    assert train(whole).tally.n_bad > 0
+    data |= {"num_workers": num_workers}
+    parts = {"out_dir": str(tmp_path / "parts")}
+    train(make_run(model=model, data=data, train={"max_iters": stop}, system=parts))
+    resumed = make_run(model=model, data=data, train={"max_iters": 9, "init_from": "resume"}, system=parts)
+    result = train(resumed)
+    assert result.step == 9
+    assert same(weights(whole), weights(resumed))
+    state = [
+        checkpoint.read_state(checkpoint.find(c.system.out_dir, "latest")) for c in (whole, resumed)
+    ]
+    for key in ("tokens", "lanes", "tally", "best"):
+        assert state[0][key] == state[1][key], key
+
+
+def test_workers_do_not_change_the_run(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [
+        make_run(data={"num_workers": n}, train={"max_iters": 5}, system={"out_dir": str(tmp_path / f"{n}")})
+        for n in (0, 1, 3)
+    ]
+    for run in runs:
+        train(run)
+    assert same(weights(runs[0]), weights(runs[1])) and same(weights(runs[0]), weights(runs[2]))
+
+
+def steps(config: RunConfig, n: int) -> Lom:
+    """n bare steps, without evaluation."""
+    torch.manual_seed(0)
+    source, _ = validation_readers(config)
+    reader = Reader(source, config.registry, config.data.block_size)
+    model, optimizer, _ = start(config, reader, torch.device("cpu"), Path(config.system.out_dir))
+    rows = iter(Loader(reader, config.data, config.train.seed))
+    for _ in range(n):
+        train_step(model, optimizer, next(rows), config, 1e-3)
+    return model
+
+
+@pytest.mark.parametrize("objective", ["next_token", "masked"])
+def test_accumulation_over_k_equals_one_batch_k_times_larger(make_run: MakeRun, objective: str) -> None:
+    large = steps(make_run(objective=objective, data={"batch_size": 4}), 3)
+    small = steps(
+        make_run(objective=objective, data={"batch_size": 1, "gradient_accumulation_steps": 4}), 3
+    )
+    for (name, a), b in zip(large.state_dict().items(), small.state_dict().values(), strict=True):
+        # Adam divides by the gradient's own size, which lifts rounding where it is near zero.
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_evaluation_leaves_the_training_stream_alone(make_run: MakeRun, tmp_path: Path) -> None:
+    often = make_run(
+        model={"dropout": 0.2},
+        train={"max_iters": 6, "eval_interval": 1, "log_interval": 1},
+        system={"out_dir": str(tmp_path / "often")},
+    )
+    never = make_run(
+        model={"dropout": 0.2},
+        train={"max_iters": 6, "eval_interval": 100, "log_interval": 1},
+        system={"out_dir": str(tmp_path / "never")},
+    )
+    train(often)
+    train(never)
+    assert [m["loss"] for m in metrics(often)] == [m["loss"] for m in metrics(never)]
+    assert len(metrics(often, "val")) > len(metrics(never, "val"))
+
+
+def test_eval_only_writes_no_checkpoint(make_run: MakeRun) -> None:
+    config = make_run(train={"eval_only": True})
+    result = train(config)
+    assert result.step == 0 and "loss" in result.metrics["val"]
+    assert not (Path(config.system.out_dir) / "checkpoints").exists()
+
+
+def test_init_from_a_checkpoint_starts_a_new_run_with_its_weights_and_scales(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    first = make_run(train={"max_iters": 3})
+    train(first)
+    second = make_run(
+        train={"max_iters": 0, "init_from": first.system.out_dir, "eval_only": True},
+        system={"out_dir": str(tmp_path / "second")},
+    )
+    assert train(second).metrics["val"] == train(
+        make_run(train={"init_from": "resume", "eval_only": True})
+    ).metrics["val"]
+
+
+def test_a_finished_run_is_not_overwritten(make_run: MakeRun) -> None:
+    train(make_run(train={"max_iters": 1}))
+    with pytest.raises(ConfigError, match=r"holds a run already: init_from=resume"):
+        train(make_run(train={"max_iters": 1}))
+
+
+def test_resume_without_a_checkpoint(make_run: MakeRun) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        train(make_run(train={"init_from": "resume"}))
+
+
+def test_another_number_of_rows_a_step_is_refused_on_resume(make_run: MakeRun) -> None:
+    train(make_run(train={"max_iters": 1}))
+    with pytest.raises(CheckpointError, match=r"4 rows a step, this run 8"):
+        train(make_run(data={"batch_size": 8}, train={"init_from": "resume"}))
+
+
+def test_resuming_with_accumulation_instead_of_batch_size_reads_the_same_rows(make_run: MakeRun) -> None:
+    train(make_run(train={"max_iters": 2}))
+    config = make_run(
+        data={"batch_size": 2, "gradient_accumulation_steps": 2},
+        train={"max_iters": 4, "init_from": "resume"},
+    )
+    assert train(config).step == 4
+
+
+def test_bad_records_are_counted_by_reason_and_stop_the_run_past_the_cap(make_run: MakeRun) -> None:
+    data = {"dataset": {"kind": "waves_data:Waves", "broken": [3, 4, 5]}}
+    result = train(make_run(data=data | {"max_bad_fraction": 0.2}, train={"max_iters": 4}))
+    assert set(result.tally.bad) == {"cannot be read"}
+    assert "cosmic ray in record" in result.tally.examples["cannot be read"]
+    data = {"dataset": {"kind": "waves_data:Waves", "broken": list(range(0, 40, 2))}}
+    with pytest.raises(TooManyBadRecords, match=r"records cannot be used .*cosmic ray in record"):
+        train(make_run(data=data, system={"out_dir": "unused"}))
+
+
+def test_not_one_good_record_is_told_before_training(make_run: MakeRun) -> None:
+    data = {"dataset": {"kind": "waves_data:Waves", "broken": list(range(40))}}
+    with pytest.raises(DataError, match=r"none of 36 records can be used; the first: .*cosmic ray"):
+        train(make_run(data=data))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loss_that_is_not_finite_stops_the_run(make_run: MakeRun) -> None:
+    config = make_run(
+        optimizer={"learning_rate": 1e30, "grad_clip": 0, "warmup_iters": 0},
+        train={"max_iters": 50, "log_interval": 1},
+    )
+    with pytest.raises(TrainingError, match="not finite at step"):
+        train(config)
+
+
+def test_bfloat16_autocast_stays_near_float32(make_run: MakeRun, tmp_path: Path) -> None:
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        config = make_run(system={"dtype": dtype, "out_dir": str(tmp_path / dtype)}, train={"log_interval": 8})
+        train(config)
+        losses.append(metrics(config)[-1]["loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_schedule_warms_up_then_falls_to_min_lr() -> None:
+    config = OptimizerConfig(learning_rate=1.0, min_lr=0.1, warmup_iters=9, lr_decay_iters=109)
+    rates = [learning_rate(step, config, max_iters=1000) for step in range(150)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert rates[59] == pytest.approx(0.55)  # half way down the cosine
+    assert rates[109:] == [0.1] * 41
+    assert learning_rate(500, config.model_copy(update={"decay_lr": False}), 1000) == 1.0
+
+
+def test_decay_is_on_matrices_only(make_run: MakeRun) -> None:
+    config = make_run()
+    model = Lom(config.registry, config.model)
+    decayed, plain = make_optimizer(model, config.optimizer).param_groups
+    assert {p.ndim for p in decayed["params"]} == {2} and {p.ndim for p in plain["params"]} == {1}
+    assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
