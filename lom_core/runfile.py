@@ -41,8 +41,7 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
     Args:
         path: a ``.yaml``, ``.yml`` or ``.py`` file.
-        overrides: ``name=value`` or ``--name=value``, values as in YAML; or further run files,
-            merged in their place.
+        overrides: ``name=value`` or ``--name=value``, as in YAML; or run files to merge.
 
     Errors:
         ConfigError: one line for each problem: the key, what was given, what is possible.
@@ -51,9 +50,9 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     return override(_read(Path(path), {}), overrides)
 
 
-def override(tree: Mapping[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
-    """The same from a tree of plain values, for instance the config kept in a checkpoint."""
-    merged = dict(tree)
+def override(run: RunConfig | Mapping[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
+    """The same from a run, for instance a checkpoint's, or from a tree of plain values."""
+    merged = run.model_dump(mode="json") if isinstance(run, RunConfig) else dict(run)
     for text in overrides:
         if "=" not in text and text.endswith(SUFFIXES):
             merged = _read(Path(text), merged)
@@ -75,8 +74,7 @@ def make_importable(path: Path) -> None:
 def dump(config: RunConfig) -> str:
     """The run as YAML with every default filled in; ``load_run`` of it gives the same run."""
     values = config.model_dump(mode="json")
-    text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
-    return str(text)
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True))
 
 
 # --------------------------------------------------------------------------------- YAML 1.2 scalars
@@ -388,7 +386,6 @@ def _message(item: Any, path: str, known: Mapping[str, int]) -> str:
 
 
 def _possible(path: str, known: Mapping[str, int]) -> str:
-    """What an unknown key may have meant."""
     parent, _, key = path.rpartition(".")
     siblings = [p.rpartition(".")[2] for p in known if p.rpartition(".")[0] == parent]
     homes = [p for p in known if p.endswith(f".{key}") and p.split(".")[0] in SECTIONS]

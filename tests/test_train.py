@@ -184,7 +184,7 @@ def test_bad_records_are_counted_by_reason_and_stop_the_run_past_the_cap(make_ru
     assert "cosmic ray in record" in result.tally.examples["cannot be read"]
     data = {"dataset": {"kind": "waves_data:Waves", "broken": list(range(0, 40, 2))}}
     with pytest.raises(TooManyBadRecords, match=r"records cannot be used .*cosmic ray in record"):
-        train(make_run(data=data, system={"out_dir": "unused"}))
+        train(make_run(data=data, system={"out_dir": f"{make_run().system.out_dir}-2"}))
 
 
 def test_not_one_good_record_is_told_before_training(make_run: MakeRun) -> None:

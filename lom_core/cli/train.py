@@ -1,0 +1,20 @@
+"""``lom train``."""
+
+from __future__ import annotations
+
+import typer
+
+from lom_core.cli.common import OVERRIDABLE, Overrides, RunFile
+from lom_core.runfile import load_run
+
+
+def add(app: typer.Typer) -> None:
+    app.command("train", context_settings=OVERRIDABLE)(train)
+
+
+def train(run: RunFile, overrides: Overrides = None) -> None:
+    """Train what a run file describes. The whole file is checked before anything starts."""
+    config = load_run(run, overrides or ())
+    from lom_core.train import train as train_run
+
+    train_run(config)
