@@ -1,15 +1,17 @@
 """LOM: train and use transformers on scientific observations of every kind.
 
-    from lom_core import ModalityConfig, ModalityRegistry, RunConfig, train
+    from lom_core import RunConfig
+    from lom_core.train import train
 
-Importing this package is light: torch comes in with the first thing that needs it.
+    result = train(RunConfig.model_validate({...}))
+
+Importing this package is light: torch comes in with lom_core.train, .model and the like.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from lom_core.component import Component
+from lom_core.config import RunConfig
 from lom_core.errors import (
     BadRecord,
     CheckpointError,
@@ -38,3 +40,31 @@ from lom_core.roles import (
 )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BadRecord",
+    "CheckpointError",
+    "Component",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "FileDataset",
+    "Head",
+    "LomError",
+    "ModalityConfig",
+    "ModalityRegistry",
+    "Objective",
+    "PluginError",
+    "Position",
+    "Record",
+    "RunConfig",
+    "Scale",
+    "Source",
+    "Tokeniser",
+    "Tokens",
+    "Tracker",
+    "TrainingError",
+    "UnknownKind",
+    "hookimpl",
+    "installed_plugins",
+]

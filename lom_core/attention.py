@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -41,7 +43,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Te
     """
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
         return _varlen(q, k, v, starts, given)
-    out, _ = _bucketed(q.contiguous(), k.contiguous(), v.contiguous(), starts, given)
+    out: Tensor = _bucketed(q.contiguous(), k.contiguous(), v.contiguous(), starts, given)[0]
     return out
 
 
@@ -160,9 +162,7 @@ def _scores(q: Tensor, k: Tensor, scale: float, rows: slice, causal: bool) -> Te
 
 
 @_bucketed.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
 
 
@@ -180,7 +180,9 @@ def _(
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+def _save(
+    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]
+) -> None:
     ctx.save_for_backward(*inputs[:3], *output, *inputs[3:])
 
 
@@ -188,9 +190,7 @@ def _backward(
     ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor
 ) -> tuple[Tensor | None, ...]:
     q, k, v, out, denominator, starts, given = ctx.saved_tensors  # type: ignore[attr-defined]
-    gradients = _bucketed_backward(
-        grad.contiguous(), q, k, v, out, denominator, starts, given
-    )
+    gradients = _bucketed_backward(grad.contiguous(), q, k, v, out, denominator, starts, given)
     return *gradients, None, None
 
 
@@ -200,31 +200,60 @@ _bucketed.register_autograd(_backward, setup_context=_save)
 # --------------------------------------------------------------------- the flash kernel, CUDA
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One call of the kernel: jobs of one kind. Slots are None where they are all of them."""
+
+    q_slots: Tensor | None
+    k_slots: Tensor | None
+    q_starts: Tensor
+    k_starts: Tensor
+    max_q: int
+    max_k: int
+    causal: bool
+
+
+@lru_cache(maxsize=4)  # all layers of a step share one; it holds device memory
+def _calls(starts: tuple[int, ...], given: tuple[int, ...], device: torch.device) -> list[_Call]:
+    jobs = _jobs(starts, given)
+    calls = []
+    for causal in (False, True):
+        found = [job for job in jobs if job[4] is causal]
+        if not found:
+            continue
+        whole = len(found) == len(jobs)
+        nq, nk = [job[1] for job in found], [job[3] for job in found]
+        slots = [
+            None if whole else torch.cat([torch.arange(first, first + n) for first, n in pairs])
+            for pairs in ([job[:2] for job in found], [job[2:4] for job in found])
+        ]
+        q_slots, k_slots = (None if s is None else s.to(device) for s in slots)
+        q_starts, k_starts = (_cumulative(n).to(device) for n in (nq, nk))
+        calls.append(_Call(q_slots, k_slots, q_starts, k_starts, max(nq), max(nk), causal))
+    return calls
+
+
+@torch.compiler.disable  # reads the offsets, and the kernel's operator is opaque anyway
 def _varlen(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Tensor:
-    """Each kind of job, full and causal, in one call of the varlen kernel."""
-    jobs = _jobs(tuple(starts.tolist()), tuple(given.tolist()))
-    kinds = [[job for job in jobs if job[4] is causal] for causal in (False, True)]
-    if not all(kinds):  # all causal or all full: queries and keys are the sequence as it stands
-        return _flash(q, k, v, jobs, causal=bool(kinds[1]))
+    """The jobs of each kind, full and causal, in one call of the varlen kernel."""
     out = torch.empty_like(q)
-    for found in kinds:
-        q_slots = torch.cat([torch.arange(q0, q0 + nq) for q0, nq, *_ in found]).to(q.device)
-        k_slots = torch.cat([torch.arange(k0, k0 + nk) for _, _, k0, nk, _ in found]).to(q.device)
-        part = _flash(q[q_slots], k[k_slots], v[k_slots], found, causal=found[0][4])
-        out = out.index_copy(0, q_slots, part)
+    for call in _calls(tuple(starts.tolist()), tuple(given.tolist()), q.device):
+        if call.q_slots is None or call.k_slots is None:
+            return _flash(q, k, v, call)
+        part = _flash(q[call.q_slots], k[call.k_slots], v[call.k_slots], call)
+        out = out.index_copy(0, call.q_slots, part)
     return out
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, jobs: list[Job], causal: bool) -> Tensor:
+def _flash(q: Tensor, k: Tensor, v: Tensor, call: _Call) -> Tensor:
     from torch.nn.attention import varlen
 
-    n_queries, n_keys = [job[1] for job in jobs], [job[3] for job in jobs]
     # The way to ask for causal attention moved between torch 2.11 and 2.13.
-    how = {"is_causal": causal} if _takes_is_causal() else {"window_size": (-1, 0 if causal else -1)}
-    out: Tensor = varlen.varlen_attn(
-        q, k, v, _cumulative(n_queries, q), _cumulative(n_keys, q), max(n_queries), max(n_keys), **how
-    )
-    return out
+    how: dict[str, Any] = {"window_size": (-1, 0 if call.causal else -1)}
+    if _takes_is_causal():
+        how = {"is_causal": call.causal}
+    lengths = call.q_starts, call.k_starts, call.max_q, call.max_k
+    return cast(Tensor, varlen.varlen_attn(q, k, v, *lengths, **how))
 
 
 @cache
@@ -234,5 +263,5 @@ def _takes_is_causal() -> bool:
     return "is_causal" in inspect.signature(varlen.varlen_attn).parameters
 
 
-def _cumulative(lengths: list[int], like: Tensor) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).to(like.device, torch.int32)
+def _cumulative(lengths: list[int]) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)

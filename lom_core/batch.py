@@ -89,7 +89,9 @@ def pack_row(observations: Sequence[Observation], n_slots: int, names: Sequence[
 
 
 def _row_span(parts: list[tuple[Tokens, Array]]) -> RowSpan:
-    weights = [np.ones((len(t), 1), np.float32) if t.weights is None else t.weights for t, _ in parts]
+    weights = [
+        np.ones((len(t), 1), np.float32) if t.weights is None else t.weights for t, _ in parts
+    ]
     return RowSpan(
         content=np.concatenate([t.content for t, _ in parts]),
         positions=np.concatenate([t.positions for t, _ in parts]),
@@ -217,7 +219,9 @@ def pack(rows: Sequence[Row], layouts: Mapping[str, Layout]) -> Batch:
 
 
 def _span(name: str, layout: Layout, rows: Sequence[Row], offsets: Array) -> Span:
-    found = [(row.spans[name], o) for row, o in zip(rows, offsets, strict=False) if name in row.spans]
+    found = [
+        (row.spans[name], o) for row, o in zip(rows, offsets, strict=False) if name in row.spans
+    ]
     if not found:
         shape = (0,) if layout.discrete else (0, layout.width)
         return Span(

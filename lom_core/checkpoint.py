@@ -64,7 +64,9 @@ def save(
         _sync(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise CheckpointError(f"cannot write {final}: {error}; the previous checkpoint is whole") from error
+        raise CheckpointError(
+            f"cannot write {final}: {error}; the previous checkpoint is whole"
+        ) from error
     point(out_dir, "latest", final.name)
     return final
 
@@ -104,7 +106,9 @@ def find(path: str | Path, prefer: str = "best") -> Path:
             target = root / (_pointed(root / name) or " ")
             if (target / STATE).is_file():
                 return target
-    raise CheckpointError(f"no checkpoint at {path}; give a run's out_dir or one of its checkpoints/step-*")
+    raise CheckpointError(
+        f"no checkpoint at {path}; give a run's out_dir or one of its checkpoints/step-*"
+    )
 
 
 def _pointed(path: Path) -> str | None:
@@ -121,12 +125,18 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state = json.loads((checkpoint / STATE).read_text(encoding="utf8"))
         if state["format"] != FORMAT:
-            raise CheckpointError(f"{checkpoint} has format {state['format']}, this version reads {FORMAT}")
+            raise CheckpointError(
+                f"{checkpoint} has format {state['format']}, this version reads {FORMAT}"
+            )
         for name, expected in state["files"].items():
             if Path(name).name != name or _hash(checkpoint / name) != expected:
-                raise CheckpointError(f"{checkpoint / name} is damaged (its hash differs); use another checkpoint")
+                raise CheckpointError(
+                    f"{checkpoint / name} is damaged (its hash differs); use another checkpoint"
+                )
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{checkpoint} is damaged: {error}; use another checkpoint") from error
+        raise CheckpointError(
+            f"{checkpoint} is damaged: {error}; use another checkpoint"
+        ) from error
     return dict(state)
 
 
@@ -169,7 +179,9 @@ def load_weights(model: Lom, checkpoint: Path) -> None:
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CheckpointError(f"{checkpoint} does not fit this run: {'; '.join(sorted(wrong)[:3])}{more}")
+        raise CheckpointError(
+            f"{checkpoint} does not fit this run: {'; '.join(sorted(wrong)[:3])}{more}"
+        )
     model.load_state_dict(tensors)
 
 
@@ -231,8 +243,8 @@ def check_lock(locked: Mapping[str, Mapping[str, str]], registry: ModalityRegist
     for name, entry in locked.items():
         if name in now and now[name]["tokeniser"] != entry["tokeniser"]:
             raise CheckpointError(
-                f"modality '{name}': its tokeniser was made by {entry['distribution']} "
-                f"{entry['version']} and now differs; `pip install {entry['distribution']}=={entry['version']}`"
+                f"modality '{name}': its tokeniser now differs from the one trained with; "
+                f"`pip install {entry['distribution']}=={entry['version']}`"
             )
 
 
@@ -247,5 +259,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-

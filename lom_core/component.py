@@ -109,7 +109,9 @@ def _import(base: type[Component], path: str, fields: Mapping[str, Any]) -> Any:
         ) from None
     target = getattr(module, attribute, None)
     if target is None:
-        raise ConfigError(f"{path}: {module_name} has no '{attribute}'{nearest(attribute, dir(module))}")
+        raise ConfigError(
+            f"{path}: {module_name} has no '{attribute}'{nearest(attribute, dir(module))}"
+        )
     role = next(c for c in base.__mro__ if c.__dict__.get("role") or _is_role(c))
     if isinstance(target, type) and issubclass(target, Component):
         if not issubclass(target, role):

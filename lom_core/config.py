@@ -90,7 +90,9 @@ class ModelConfig(Section):
                 f"nearest: {self.n_embd // self.n_head * self.n_head}"
             )
         if self.rotary and self.n_embd // self.n_head % 2:
-            raise ConfigError(f"rotary needs an even n_embd / n_head, not {self.n_embd // self.n_head}")
+            raise ConfigError(
+                f"rotary needs an even n_embd / n_head, not {self.n_embd // self.n_head}"
+            )
         return self
 
 

@@ -212,7 +212,8 @@ class Lane:
 
     def _next_row(self) -> Row | None:
         """The oldest sample waiting, then whatever fits best, reading ahead to fill the row."""
-        room, placed = self.plan.block_size, []
+        room = self.plan.block_size
+        placed: list[Observation] = []
         while room > 1:
             fitting = [(o.n_slots, -i) for i, (_, o) in enumerate(self.pool) if o.n_slots <= room]
             if self.pool and not placed:

@@ -53,12 +53,16 @@ def evaluate(
         for name, loss in losses.items():
             sums[f"loss/{name}"] += float(loss)
             counts[name] += prepared.counts[name]
-            for baseline, value in (trivial_losses(model, batch, name) if baselines else {}).items():
+            for baseline, value in (
+                trivial_losses(model, batch, name) if baselines else {}
+            ).items():
                 sums[f"{baseline}/{name}"] += value
     model.train(was_training)
     metrics = {k: v / counts[k.split("/")[1]] for k, v in sums.items() if counts[k.split("/")[1]]}
     metrics["loss"] = sum(
-        c.loss_weight * metrics[f"loss/{c.name}"] for c in model.registry if f"loss/{c.name}" in metrics
+        c.loss_weight * metrics[f"loss/{c.name}"]
+        for c in model.registry
+        if f"loss/{c.name}" in metrics
     )
     tally.check(config.data.max_bad_fraction)
     return metrics, tally
@@ -108,7 +112,7 @@ def validation_readers(config: RunConfig) -> tuple[Source, dict[str, Reader]]:
 
 
 def evaluate_checkpoint(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Metrics]:
-    """Evaluate a checkpoint on the validation sets of its run; ``name=value`` changes the config."""
+    """Evaluate a checkpoint on its run's validation sets; ``name=value`` changes the config."""
     from lom_core.checkpoint import load_model
     from lom_core.runfile import override
     from lom_core.train import pick_device

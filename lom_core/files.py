@@ -1,10 +1,10 @@
 """FileDataset: records from files, one a line of a path list. A plugin adds ``read``.
 
-    class SeismogramFiles(FileDataset, kind="seismogram_files"):
-        modality: str = "seismograms"
-        suffixes: ClassVar[tuple[str, ...]] = (".mseed",)
+class SeismogramFiles(FileDataset, kind="seismogram_files"):
+    modality: str = "seismograms"
+    suffixes: ClassVar[tuple[str, ...]] = (".mseed",)
 
-        def read(self, path, row): ...
+    def read(self, path, row): ...
 """
 
 from __future__ import annotations
@@ -72,22 +72,20 @@ class FileSource:
         path, row = self.items[index]
         if path is None:
             return {}
-        where = {"file": path, "row": row if self.many_rows else None}
+        where = row if self.many_rows else None
         try:
             if not path.is_file():
-                raise BadRecord("no such file", **where)
+                raise BadRecord("no such file")
             if path.stat().st_size == 0:
-                raise BadRecord("empty file", **where)
+                raise BadRecord("empty file")
             value = self.dataset.read(path, row)
         except BadRecord as error:
-            if error.file is not None:
-                raise
-            where["row"] = error.row if error.row is not None else where["row"]
-            raise BadRecord(error.reason, detail=error.detail, **where) from None
+            at = where if error.row is None else error.row
+            raise BadRecord(error.reason, file=path, row=at, detail=error.detail) from error
         except (OSError, EOFError, ValueError, LookupError, SyntaxError) as error:
             # Decoders raise all of these for damaged files (Pillow even SyntaxError, for PNG).
             detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise BadRecord("cannot be read", detail=detail, **where) from error
+            raise BadRecord("cannot be read", file=path, row=where, detail=detail) from error
         name = f"{path.name}#{row}" if self.many_rows else path.name
         return {self.dataset.modality: value, "id": name}
 
@@ -120,7 +118,9 @@ def _read_list(path: Path) -> list[Path | None]:
             continue
         file = Path(line).expanduser()
         beside = path.parent / file
-        found.append(beside if not file.is_absolute() and not file.exists() and beside.exists() else file)
+        found.append(
+            beside if not file.is_absolute() and not file.exists() and beside.exists() else file
+        )
     return _some(found, f"{path} lists no file")
 
 

@@ -1,11 +1,11 @@
 """The hooks a plugin implements. One verb, ``lom_register``, is enough for most.
 
-    from lom_core import hookimpl
+from lom_core import hookimpl
 
-    @hookimpl
-    def lom_register(register):
-        register(Seismograms)
-        register(SeismogramFiles)
+@hookimpl
+def lom_register(register):
+    register(Seismograms)
+    register(SeismogramFiles)
 """
 
 from __future__ import annotations

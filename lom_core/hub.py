@@ -18,7 +18,7 @@ def open_hub(config: Hub, registry: ModalityRegistry) -> Source:
     """Load or stream the data set and check its columns.
 
     Errors:
-        ConfigError: ``datasets`` is not installed, or a column does not exist (lists those that do).
+        ConfigError: ``datasets`` is not installed, or a column is missing (lists what there is).
         DataError: it cannot be found or reached.
     """
     try:
@@ -37,12 +37,15 @@ def open_hub(config: Hub, registry: ModalityRegistry) -> Source:
             streaming=config.streaming,
         )
     except (OSError, ValueError, LookupError) as error:
-        raise DataError(f"{config.path} ({config.split}): {' '.join(str(error).split())[:300]}") from error
+        raise DataError(
+            f"{config.path} ({config.split}): {' '.join(str(error).split())[:300]}"
+        ) from error
     known = loaded.column_names
     for column in _columns(config):
         if known is not None and column not in known:
             raise ConfigError(
-                f"{config.path} has no column '{column}'{nearest(column, known)}; it has: {', '.join(known)}"
+                f"{config.path} has no column '{column}'{nearest(column, known)}; "
+                f"it has: {', '.join(known)}"
             )
     if config.streaming:
         return Stream(_Opener(loaded, config))

@@ -108,7 +108,9 @@ def _as_is(item: Any) -> Any:
     return item
 
 
-def eval_batches(reader: Reader, config: DataConfig, limit: int = 0) -> Iterator[tuple[list[Row], Tally]]:
+def eval_batches(
+    reader: Reader, config: DataConfig, limit: int = 0
+) -> Iterator[tuple[list[Row], Tally]]:
     """Each record once, in order, in batches of ``batch_size`` rows; the last ends in empty rows.
 
     Args:
@@ -170,7 +172,9 @@ def open_sources(
     if named or config.val_fraction == 0:
         return train, named
     if isinstance(train, Stream):
-        raise DataError("a stream cannot be split: name validation sets in data.eval, or set val_fraction=0")
+        raise DataError(
+            "a stream cannot be split: name validation sets in data.eval, or set val_fraction=0"
+        )
     n = len(train)
     n_val = max(1, round(n * config.val_fraction))
     if n_val >= n:
@@ -201,5 +205,7 @@ def sample_tokens(reader: Reader, n_records: int, seed: int) -> dict[str, list[T
         except BadRecord as error:
             first = first or error
     if not any(found.values()):
-        raise DataError(f"none of {n} records can be used; the first: {first or 'has no modality of this run'}")
+        raise DataError(
+            f"none of {n} records can be used; the first: {first or 'has no modality of this run'}"
+        )
     return found

@@ -46,10 +46,10 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
     loss_weight: float = Field(default=1.0, ge=0)
     reveal_position: bool = True
     # Filled by `defaults` before anyone can read them, hence never None.
-    tokeniser: Tokeniser = Field(default=None)
-    scale: Scale = Field(default=None)
-    position: Position = Field(default=None)
-    head: Head = Field(default=None)
+    tokeniser: Tokeniser = Field(default=None)  # type: ignore[assignment]
+    scale: Scale = Field(default=None)  # type: ignore[assignment]
+    position: Position = Field(default=None)  # type: ignore[assignment]
+    head: Head = Field(default=None)  # type: ignore[assignment]
 
     def defaults(self) -> dict[str, Any]:
         """Components for the fields that were not given, as components or as ``{kind: ...}``."""
@@ -76,12 +76,12 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
     @model_validator(mode="after")
     def _fill(self) -> ModalityConfig:
         given = set(self.model_fields_set)
-        if "tokeniser" not in given and type(self) is ModalityConfig:
-            if not self.input_size and not self.vocab_size:
-                raise ConfigError(
-                    f"modality '{self.name}' needs input_size (values a token) or vocab_size, "
-                    "or a kind that a plugin provides"
-                )
+        sized = self.input_size or self.vocab_size or "tokeniser" in given
+        if type(self) is ModalityConfig and not sized:
+            raise ConfigError(
+                f"modality '{self.name}' needs input_size (values a token) or vocab_size, "
+                "or a kind that a plugin provides"
+            )
         merged = {**ModalityConfig.defaults(self), **self.defaults()}
         for field, default in merged.items():
             if field in ROLES and getattr(self, field) is None:

@@ -1,4 +1,4 @@
-"""Lom: the model. Content, position and question of each token in; an answer to each question out."""
+"""Lom: the model. Content, position and question of each token in, an answer to each out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class Parts(nn.Module):
         self.embed = nn.Embedding(vocab, n_embd) if vocab else nn.Linear(width, n_embd)
         self.place = config.position.build(n_embd, tokeniser.pos_width)
         # A projection of its own: with place's, current and asked position would be one sum.
-        self.ask = config.position.build(n_embd, tokeniser.pos_width) if config.reveal_position else None
+        self.ask = (
+            config.position.build(n_embd, tokeniser.pos_width) if config.reveal_position else None
+        )
         self.ask_vector = nn.Parameter(torch.randn(n_embd) * 0.02)
         self.head = cast(HeadModule, config.head.build(n_embd, width, vocab))
 
@@ -46,7 +48,8 @@ class Parts(nn.Module):
             embedded = self.embed(content) * observed
         else:
             embedded = self.embed(self._scaled(content, weights))
-        return embedded + self._at(self.place, span.positions[span.shown])
+        out: Tensor = embedded + self._at(self.place, span.positions[span.shown])
+        return out
 
     def question(self, span: Span) -> Tensor:
         """(a, d): this modality's vector + the asked positions."""
@@ -185,7 +188,7 @@ def stack(samples: list[Tokens]) -> tuple[Array, Array]:
     """(n, w) content and weights of several samples, end to end."""
     content = np.concatenate([t.content for t in samples])
     ones = [np.ones((len(t), 1), np.float32) if t.weights is None else t.weights for t in samples]
-    weights = np.concatenate([np.broadcast_to(w, t.content.shape) for w, t in zip(ones, samples, strict=True)])
+    weights = np.concatenate(
+        [np.broadcast_to(w, t.content.shape) for w, t in zip(ones, samples, strict=True)]
+    )
     return content, weights
-
-

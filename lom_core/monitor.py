@@ -94,7 +94,9 @@ class Monitor:
         for tracker in self.trackers.values():
             tracker.log(step, {f"{split}/{k}": v for k, v in metrics.items()})
         losses = "  ".join(
-            f"{k.removeprefix('loss/')} {v:.4f}" for k, v in metrics.items() if k.startswith("loss/")
+            f"{k.removeprefix('loss/')} {v:.4f}"
+            for k, v in metrics.items()
+            if k.startswith("loss/")
         )
         if split != "train":
             self.say(f"step {step:>6}  {split}: {losses}")
@@ -128,7 +130,9 @@ class Monitor:
 
     def _left(self, step: int) -> str:
         done = step - self.first
-        seconds = (time.perf_counter() - self.began) / max(done, 1) * (self.config.train.max_iters - step)
+        seconds = (
+            (time.perf_counter() - self.began) / max(done, 1) * (self.config.train.max_iters - step)
+        )
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
@@ -151,7 +155,11 @@ def results_table(name: str, metrics: Mapping[str, float]) -> Table:
 
 
 def _length(source: Source) -> str:
-    return f"{len(source):,}" if isinstance(source, Sized) and not hasattr(source, "open_at") else "a stream"
+    return (
+        f"{len(source):,}"
+        if isinstance(source, Sized) and not hasattr(source, "open_at")
+        else "a stream"
+    )
 
 
 def _reopen(path: Path, step: int) -> Any:

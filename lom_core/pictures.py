@@ -39,5 +39,9 @@ def _curve(value: Any) -> tuple[Array, Array, Array]:
     step = np.diff(first, append=2 * first[-1] - first[-2] if n > 1 else 1)
     x = first[:, None] + step[:, None] * np.arange(w) / w
     weights = parts.get("weights")
-    seen = np.ones((n, w), bool) if weights is None else np.broadcast_to(np.asarray(weights) > 0, (n, w))
+    seen = (
+        np.ones((n, w), bool)
+        if weights is None
+        else np.broadcast_to(np.asarray(weights) > 0, (n, w))
+    )
     return x.ravel(), content.ravel(), seen.ravel()

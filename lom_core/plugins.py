@@ -24,6 +24,7 @@ from lom_core.component import KINDS, Component
 from lom_core.errors import PluginError
 
 GROUP = "lom"
+HOOKS = [name for name in dir(hookspecs) if name.startswith("lom_")]
 
 # What to say when a kind of ours is asked for and its plugin is not installed.
 FIRST_PARTY = {
@@ -45,7 +46,7 @@ class Plugin:
 
 
 class Plugins:
-    """The installed plugins, loaded at the first question."""
+    """The installed plugins, loaded at the first question (KINDS asks)."""
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("lom")
@@ -64,8 +65,9 @@ class Plugins:
             try:
                 _check_api(plugin)
                 self._register(entry_point.load(), plugin)
-            except Exception as error:  # any import may fail in any way; the others must go on
+            except Exception as error:  # noqa: BLE001  an import may fail in any way; others go on
                 plugin.error = f"{type(error).__name__}: {error}"
+                plugin.kinds.clear()
                 KINDS.drop(plugin.distribution)
                 self.found.append(plugin)
                 warnings.warn(
@@ -74,21 +76,13 @@ class Plugins:
                 )
 
     def _register(self, module: object, plugin: Plugin) -> None:
-        name = f"{plugin.distribution}:{plugin.entry_point}"
-        self.manager.register(module, name=name)
-        unknown = [
-            hook
-            for hook in dir(module)
-            if hook.startswith("lom_")
-            and hasattr(getattr(module, hook), "lom_impl")
-            and not hasattr(self.manager.hook, hook)
-        ]
-        possible = ", ".join(h for h in dir(hookspecs) if h.startswith("lom_"))
-        try:
-            self.manager.check_pending()
-        except pluggy.PluginValidationError:
-            self.manager.unregister(module)
-            raise PluginError(f"unknown hook {', '.join(unknown)}; the hooks are {possible}") from None
+        marked = (h for h in dir(module) if hasattr(getattr(module, h), "lom_impl"))
+        unknown = [hook for hook in marked if hook not in HOOKS]
+        if unknown:
+            raise PluginError(
+                f"unknown hook {', '.join(unknown)}; the hooks are {', '.join(HOOKS)}"
+            )
+        self.manager.register(module, name=f"{plugin.distribution}:{plugin.entry_point}")
 
         def register(cls: type[Component]) -> None:
             KINDS.add(cls, plugin.distribution)

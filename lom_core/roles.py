@@ -181,9 +181,9 @@ class PythonDataset(Dataset, kind="python"):
 class Objective(Component, role="objective"):
     """From packed rows to a batch: which tokens are shown, which are asked for, and where.
 
-    ``prepare(rows, layouts)`` packs them and sets on each Span ``shown`` and ``asked`` (indices of tokens) and
-    ``ask_slots`` (where the question stands; the answer is read from the same slot), and on the
-    batch ``given`` (how many leading slots of each observation all see one another). No slot may
+    ``prepare(rows, layouts)`` packs them and sets on each Span ``shown`` and ``asked`` (indices of
+    tokens) and ``ask_slots`` (where the question stands; the answer is read from the same slot),
+    and on the batch ``given`` (how many leading slots of each observation all see one another). No
     see the content of a token that it is asked for: ``testing.leaks`` checks it.
     """
 
@@ -211,4 +211,3 @@ class Logger(Protocol):
 ROLES: dict[str, type[Component]] = {
     cls.role: cls for cls in (Tokeniser, Scale, Position, Head, Dataset, Objective, Tracker)
 }
-

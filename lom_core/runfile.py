@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -74,7 +74,7 @@ def make_importable(path: Path) -> None:
 def dump(config: RunConfig) -> str:
     """The run as YAML with every default filled in; ``load_run`` of it gives the same run."""
     values = config.model_dump(mode="json")
-    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True))
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=100))
 
 
 # --------------------------------------------------------------------------------- YAML 1.2 scalars
@@ -96,7 +96,7 @@ _SCALARS = {
 class _Loader(yaml.SafeLoader):
     """Safe YAML with the scalars of YAML 1.2, in which a key given twice is an error."""
 
-    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  (PyYAML's own name and type)
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}  # type: ignore[misc]  # per class
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -106,7 +106,9 @@ class CrossmatchSource:
             identity = record.pop("id", None)
             twice = sorted(set(merged) & set(record))
             if twice:
-                raise DataError(f"two crossmatched data sets hold {', '.join(twice)}; the second is '{name}'")
+                raise DataError(
+                    f"two crossmatched data sets hold {', '.join(twice)}; the second is '{name}'"
+                )
             if identity is not None:
                 merged.setdefault("id", identity)
             merged.update(record)
@@ -129,5 +131,3 @@ class ConcatSource:
         inside = index - int(self.starts[which])
         record = part[inside]
         return {**record, "id": f"{name}/{record.get('id', inside)}"}
-
-

@@ -38,4 +38,4 @@ class WandbLogger:
         self.run.log({"step": step, **metrics})
 
     def close(self) -> None:
-        self.run.finish(quiet=True)
+        self.run.finish()

@@ -156,7 +156,10 @@ class Run:
         weights = {c.name: c.loss_weight for c in self.model.registry}
         metrics["loss"] = sum(w * metrics.get(f"loss/{name}", 0.0) for name, w in weights.items())
         metrics |= {"learning_rate": rate, "tokens": float(self.progress.tokens)}
-        metrics |= {"records": float(self.progress.tally.seen), "bad_records": float(self.progress.tally.n_bad)}
+        metrics |= {
+            "records": float(self.progress.tally.seen),
+            "bad_records": float(self.progress.tally.n_bad),
+        }
         self.monitor.log("train", self.progress.step, metrics)
         if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
             raise TrainingError(
@@ -214,7 +217,8 @@ def train_step(
     """
     size = config.data.batch_size
     batches = [
-        config.objective.prepare(rows[i : i + size], model.layouts) for i in range(0, len(rows), size)
+        config.objective.prepare(rows[i : i + size], model.layouts)
+        for i in range(0, len(rows), size)
     ]
     counts = {c.name: sum(batch.counts[c.name] for batch in batches) for c in model.registry}
     totals: dict[str, Tensor] = {}
@@ -306,7 +310,9 @@ def pick_device(system: SystemConfig) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={name} cannot be used here: {str(error).splitlines()[0]}; try device=cpu") from None
+        raise ConfigError(
+            f"device={name} cannot be used here: {str(error).splitlines()[0]}; try device=cpu"
+        ) from None
     return device
 
 

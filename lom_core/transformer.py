@@ -49,7 +49,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, starts: Tensor, given: Tensor, places: Tensor) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), starts, given, places))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        out: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return out
 
 
 class Attention(nn.Module):

@@ -16,7 +16,7 @@ from lom_core.config import RunConfig
 torch.set_num_threads(1)
 
 # Irregularly sampled sinusoids, and for two of three a word of five letters that repeats one.
-WAVES = '''
+WAVES = """
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -45,7 +45,7 @@ class Waves(Dataset):
             item["word"] = torch.full((6,), i % 5)
             item["word_positions"] = torch.arange(6)
         return item
-'''
+"""
 
 
 @pytest.fixture

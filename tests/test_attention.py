@@ -39,7 +39,10 @@ def test_any_segments_equal_the_definition(
 ) -> None:
     starts, prefix = layout
     torch.manual_seed(0)
-    q, k, v = (torch.randn(starts[-1], n_head, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    q, k, v = (
+        torch.randn(starts[-1], n_head, 4, dtype=torch.float64, requires_grad=True)
+        for _ in range(3)
+    )
     args = torch.tensor(starts, dtype=torch.int32), torch.tensor(prefix, dtype=torch.int32)
     whole, attention.CHUNK = attention.CHUNK, chunk
     try:
@@ -66,12 +69,17 @@ def test_operator_is_registered_properly() -> None:
 def test_flash_kernel_equals_buckets(prefix: list[int]) -> None:
     starts = torch.tensor([0, 5, 305, 307], dtype=torch.int32)
     given = torch.tensor(prefix, dtype=torch.int32)
-    q, k, v = (torch.randn(307, 4, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    q, k, v = (
+        torch.randn(307, 4, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(3)
+    )
     fast = attention.attend(q, k, v, starts, given)
     slow, _ = attention._bucketed(q.float(), k.float(), v.float(), starts, given)
     torch.testing.assert_close(fast.float(), slow, atol=2e-2, rtol=2e-2)
     grad = torch.randn_like(fast)
     for a, b in zip(
-        torch.autograd.grad(fast, (q, k, v), grad), torch.autograd.grad(slow, (q, k, v), grad.float()), strict=True
+        torch.autograd.grad(fast, (q, k, v), grad),
+        torch.autograd.grad(slow, (q, k, v), grad.float()),
+        strict=True,
     ):
         torch.testing.assert_close(a.float(), b.float(), atol=5e-2, rtol=5e-2)

@@ -116,7 +116,7 @@ def test_a_changed_tokeniser_is_refused(trained: Path) -> None:
     state = json.loads((path / "state.json").read_text())
     state["lock"]["wave"] |= {"tokeniser": "0000", "distribution": "lom-x", "version": "3"}
     (path / "state.json").write_text(json.dumps(state))
-    with pytest.raises(CheckpointError, match="modality 'wave'.*`pip install lom-x==3`"):
+    with pytest.raises(CheckpointError, match=r"modality 'wave'.*`pip install lom-x==3`"):
         checkpoint.load_model(path)
 
 
@@ -125,7 +125,9 @@ def test_a_missing_plugin_is_named(trained: Path) -> None:
     state = json.loads((path / "state.json").read_text())
     state["config"]["modalities"]["wave"]["position"] = {"kind": "wavelet"}
     (path / "state.json").write_text(json.dumps(state))
-    with pytest.raises(CheckpointError, match=r"modalities.wave.position: unknown position 'wavelet'"):
+    with pytest.raises(
+        CheckpointError, match=r"modalities.wave.position: unknown position 'wavelet'"
+    ):
         checkpoint.load_model(path)
 
 

@@ -19,22 +19,36 @@ from lom_core.roles import ROLES, Dataset, Objective, Position, PythonDataset, T
 
 def test_a_kind_a_mapping_and_an_instance_are_the_same() -> None:
     expected = Fourier(n_frequencies=32)
-    for given in ("fourier", {"kind": "fourier"}, {"kind": "fourier", "n_frequencies": 32}, expected):
+    for given in (
+        "fourier",
+        {"kind": "fourier"},
+        {"kind": "fourier", "n_frequencies": 32},
+        expected,
+    ):
         assert Position.model_validate(given) == expected
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("fourrier", r"unknown position 'fourrier'; did you mean 'fourier'\?; installed: fourier, index, mlp"),
+        (
+            "fourrier",
+            r"unknown position 'fourrier'; did you mean 'fourier'\?; installed: fourier, index, mlp",
+        ),
         ({}, r"a position needs a kind; installed: fourier, index, mlp"),
         ({"kind": "fourier", "n_frequency": 3}, r"n_frequency"),
         ({"kind": "galaxy_nothing"}, r"unknown position 'galaxy_nothing'"),
         ("no_such_module:X", r"no module named 'no_such_module'; it must be importable from here"),
         ("json:Dekoder", r"json has no 'Dekoder'"),
-        ("json:JSONDecoder", r"json:JSONDecoder is no position: make it a subclass of lom_core.Position"),
+        (
+            "json:JSONDecoder",
+            r"json:JSONDecoder is no position: make it a subclass of lom_core.Position",
+        ),
         ("lom_core.builtin:Masked", r"lom_core.builtin:Masked is a objective, not a position"),
-        ({"kind": "fourier", "min_period": 5, "max_period": 2}, r"min_period 5.0 must be below max_period 2.0"),
+        (
+            {"kind": "fourier", "min_period": 5, "max_period": 2},
+            r"min_period 5.0 must be below max_period 2.0",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(given: object, message: str) -> None:
@@ -60,13 +74,18 @@ def test_components_are_frozen() -> None:
         Index().max_positions = 3  # type: ignore[misc]
 
 
-def test_a_component_of_ones_own_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_component_of_ones_own_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.py").write_text(
         "from lom_core import Position\n\n\nclass Depth(Position):\n    metres: float = 1.0\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     made = Position.model_validate({"kind": "mine:Depth", "metres": 3})
-    assert type(made).__name__ == "Depth" and made.model_dump() == {"kind": "mine:Depth", "metres": 3.0}
+    assert type(made).__name__ == "Depth" and made.model_dump() == {
+        "kind": "mine:Depth",
+        "metres": 3.0,
+    }
     assert Position.model_validate(made.model_dump()) == made
     sys.modules.pop("mine")
 
@@ -88,7 +107,9 @@ def test_the_same_kind_twice_is_an_error_naming_both() -> None:
 
     kinds.add(One, "lom-one")
     kinds.add(One, "lom-one")  # the same class again is harmless
-    with pytest.raises(PluginError, match=r"position 'depth' is provided twice, by lom-one and by lom-two"):
+    with pytest.raises(
+        PluginError, match=r"position 'depth' is provided twice, by lom-one and by lom-two"
+    ):
         kinds.add(Two, "lom-two")
     assert kinds.get("position", "depth") is One
 
@@ -106,11 +127,21 @@ def test_a_class_without_a_kind_cannot_be_registered() -> None:
 
 def test_the_guides_constructor_call_works() -> None:
     images = ModalityConfig(
-        name="images", input_size=768, patch_size=16, loss_weight=1.0, embed_pos=True, pos_input_size=1
+        name="images",
+        input_size=768,
+        patch_size=16,
+        loss_weight=1.0,
+        embed_pos=True,
+        pos_input_size=1,
     )
     assert images.tokeniser.width == 768 and images.position == Index()
     spectra = ModalityConfig(
-        name="spectra", input_size=256, patch_size=256, pos_input_size=256, loss_weight=0.5, embed_pos=False
+        name="spectra",
+        input_size=256,
+        patch_size=256,
+        pos_input_size=256,
+        loss_weight=0.5,
+        embed_pos=False,
     )
     assert spectra.position.kind == "mlp" and spectra.tokeniser.pos_width == 256
     registry = ModalityRegistry([images, spectra])
@@ -140,7 +171,10 @@ def test_a_resolved_config_gives_itself_again() -> None:
             {"name": "x", "input_size": 3, "tokeniser": {"kind": "ready", "values": 4}},
             r"input_size=3 of modality 'x' does not fit its tokeniser 'ready', which has 4",
         ),
-        ({"name": "x", "input_size": 3, "kind": "galaxy_pictures"}, "unknown modality 'galaxy_pictures'"),
+        (
+            {"name": "x", "input_size": 3, "kind": "galaxy_pictures"},
+            "unknown modality 'galaxy_pictures'",
+        ),
     ],
 )
 def test_impossible_modalities(fields: dict[str, object], message: str) -> None:
@@ -150,7 +184,9 @@ def test_impossible_modalities(fields: dict[str, object], message: str) -> None:
 
 def test_registry_errors() -> None:
     x = ModalityConfig(name="wave", input_size=1)
-    with pytest.raises(ConfigError, match=r"unknown modality 'wav'; did you mean 'wave'\?; this run has: wave"):
+    with pytest.raises(
+        ConfigError, match=r"unknown modality 'wav'; did you mean 'wave'\?; this run has: wave"
+    ):
         ModalityRegistry([x]).get_config("wav")
     with pytest.raises(ConfigError, match="two modalities are named 'wave'"):
         ModalityRegistry([x, x])

@@ -48,7 +48,9 @@ def stream_of(source: Lengths) -> Stream:
     return Stream(open_at, window=64)
 
 
-def rows_of(source: Any, plan: LanePlan, lane: int, n: int, state: LaneState | None = None) -> list[Any]:
+def rows_of(
+    source: Any, plan: LanePlan, lane: int, n: int, state: LaneState | None = None
+) -> list[Any]:
     reader = Reader(source, REGISTRY, plan.block_size)
     lanes = iter(Lane(reader, plan, lane, state or LaneState()))
     return [next(lanes) for _ in range(n)]
@@ -137,7 +139,9 @@ def test_rows_hold_what_they_say(lengths: list[int]) -> None:
             for start, n, i in zip(starts, row.lengths, row.ids, strict=True)
             for j in range(n - 1)
         ]
-        assert [(int(s), int(c)) for s, c in zip(span.slots, span.content[:, 0], strict=True)] == expected
+        assert [
+            (int(s), int(c)) for s, c in zip(span.slots, span.content[:, 0], strict=True)
+        ] == expected
 
 
 def test_look_ahead_fills_rows() -> None:
@@ -156,7 +160,9 @@ def test_a_longer_observation_is_cropped_and_counted() -> None:
     plan = LanePlan(lanes=1, block_size=16, seed=0)
     lane_row = rows_of(Lengths([100]), plan, 0, 1)[0]
     assert lane_row.row.used == 16 and lane_row.tally.cropped == 1
-    x, y = (Tokens(np.arange(n)[:, None], np.arange(n, dtype=np.float32)[:, None]) for n in (30, 10))
+    x, y = (
+        Tokens(np.arange(n)[:, None], np.arange(n, dtype=np.float32)[:, None]) for n in (30, 10)
+    )
     kept = crop({"x": x, "y": y}, 20, seed=1)
     assert {name: len(t) for name, t in kept.items()} == {"x": 15, "y": 5}
     for t in kept.values():
@@ -177,11 +183,18 @@ def test_rows_do_not_depend_on_ranks(lanes: int, shares: int) -> None:
     reader = Reader(source, REGISTRY, 32)
 
     def steps(world: int) -> list[list[str]]:
-        plan = {"block_size": 32, "batch_size": lanes // world, "dataset": {"kind": "python", "target": "a:b"}}
+        plan = {
+            "block_size": 32,
+            "batch_size": lanes // world,
+            "dataset": {"kind": "python", "target": "a:b"},
+        }
         loaders = [
-            iter(Loader(reader, DataConfig.model_validate(plan), 5, rank, world)) for rank in range(world)
+            iter(Loader(reader, DataConfig.model_validate(plan), 5, rank, world))
+            for rank in range(world)
         ]
-        return [[i for loader in loaders for row in next(loader) for i in row.ids] for _ in range(6)]
+        return [
+            [i for loader in loaders for row in next(loader) for i in row.ids] for _ in range(6)
+        ]
 
     assert steps(1) == steps(shares)
 
@@ -257,7 +270,11 @@ def test_nothing_to_hold_out() -> None:
 
 
 def tokens(**changes: Any) -> Tokens:
-    parts = {"content": np.ones((3, 1), np.float32), "positions": np.zeros((3, 1), np.float32), "weights": None}
+    parts = {
+        "content": np.ones((3, 1), np.float32),
+        "positions": np.zeros((3, 1), np.float32),
+        "weights": None,
+    }
     return Tokens(**{**parts, **changes})
 
 
@@ -269,12 +286,20 @@ def tokens(**changes: Any) -> Tokens:
         ({"weights": np.ones((3, 4), np.float32)}, "weights of the wrong shape"),
         ({"weights": -np.ones((3, 1), np.float32)}, "weights that are negative or not finite"),
         ({"weights": np.zeros((3, 1), np.float32)}, "no observed value"),
-        ({"content": np.array([[1], [np.nan], [2]], np.float32)}, "an observed value that is not finite"),
+        (
+            {"content": np.array([[1], [np.nan], [2]], np.float32)},
+            "an observed value that is not finite",
+        ),
         ({"positions": np.full((3, 1), np.inf, np.float32)}, "a position that is not finite"),
-        ({"positions": np.full((3, 1), 500, np.float32)}, "a position outside the index table of 500"),
+        (
+            {"positions": np.full((3, 1), 500, np.float32)},
+            "a position outside the index table of 500",
+        ),
     ],
 )
-def test_tokens_that_break_the_contract_are_bad_records(changes: dict[str, Any], reason: str) -> None:
+def test_tokens_that_break_the_contract_are_bad_records(
+    changes: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(BadRecord, match=reason):
         checked(tokens(**changes), X)
 

@@ -56,13 +56,19 @@ def prepare(lom: Lom, objective: Any, *rows: Row) -> Batch:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"mlp": "gelu", "norm": "layer", "bias": True}, {"mlp": "relu2", "qk_norm": True, "rotary": True}],
+    [
+        {},
+        {"mlp": "gelu", "norm": "layer", "bias": True},
+        {"mlp": "relu2", "qk_norm": True, "rotary": True},
+    ],
 )
 def test_packed_equals_unpacked(objective: Any, options: dict[str, Any]) -> None:
     lom = model(**options)
     observations = [observation(i, n_wave=3 + 2 * i, n_word=5 - i) for i in range(6)]
     alone = [lom(prepare(lom, objective, row(o, n_slots=o.n_slots))) for o in observations]
-    packed = lom(prepare(lom, objective, row(*observations[:3]), row(*observations[3:], n_slots=80)))
+    packed = lom(
+        prepare(lom, objective, row(*observations[:3]), row(*observations[3:], n_slots=80))
+    )
     for name in packed:
         expected = sum(losses[name] for losses in alone)
         torch.testing.assert_close(packed[name], expected, atol=1e-6, rtol=1e-6)
@@ -133,7 +139,9 @@ def test_a_value_of_weight_zero_changes_nothing(objective: Any) -> None:
         changed = Observation("x", {**clean.tokens, "wave": wave}, seed=clean.seed)
         losses.append(lom(prepare(lom, objective, row(changed))))
     for other in losses[1:]:
-        assert {k: v.item() for k, v in other.items()} == {k: v.item() for k, v in losses[0].items()}
+        assert {k: v.item() for k, v in other.items()} == {
+            k: v.item() for k, v in losses[0].items()
+        }
 
 
 def test_weights_scale_the_loss_of_their_values() -> None:
@@ -169,11 +177,17 @@ def test_order_of_observations_does_not_matter() -> None:
 
 
 def test_a_hidden_position_leaves_the_question_without_one() -> None:
-    config = ModalityConfig.model_validate({"name": "wave", **MODALITIES["wave"], "reveal_position": False})
+    config = ModalityConfig.model_validate(
+        {"name": "wave", **MODALITIES["wave"], "reveal_position": False}
+    )
     lom = Lom(ModalityRegistry([config]), ModelConfig(n_layer=1, n_head=1, n_embd=16))
     assert not any(".ask." in name for name, _ in lom.named_parameters())
-    batch = Objective.model_validate("next_token").prepare([row(observation(0, n_word=0))], lom.layouts)
-    shifted = Objective.model_validate("next_token").prepare([row(observation(0, n_word=0))], lom.layouts)
+    batch = Objective.model_validate("next_token").prepare(
+        [row(observation(0, n_word=0))], lom.layouts
+    )
+    shifted = Objective.model_validate("next_token").prepare(
+        [row(observation(0, n_word=0))], lom.layouts
+    )
     shifted.spans["wave"].positions[-1] += 5  # where the last token is tells nothing about it
     assert torch.equal(answers(lom, batch)["wave"], answers(lom, shifted)["wave"])
 
@@ -184,4 +198,6 @@ def test_the_compiled_body_equals_the_plain_one() -> None:
     plain = [lom(prepare(lom, "next_token", r)) for r in rows]
     lom.body.compile()
     for expected, r in zip(plain, rows, strict=True):
-        torch.testing.assert_close(lom(prepare(lom, "next_token", r)), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            lom(prepare(lom, "next_token", r)), expected, atol=1e-5, rtol=1e-5
+        )

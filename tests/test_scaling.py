@@ -17,7 +17,9 @@ from lom_core.scaling import ScaleModule
 KINDS = ["identity", "zscore", "arcsinh", "log"]
 
 
-def fitted(kind: object, content: np.ndarray, weights: np.ndarray | None = None, n_channels: int = 1) -> ScaleModule:
+def fitted(
+    kind: object, content: np.ndarray, weights: np.ndarray | None = None, n_channels: int = 1
+) -> ScaleModule:
     module = Scale.model_validate(kind).build(content.shape[1], n_channels)
     assert isinstance(module, ScaleModule)
     module.fit(content, np.ones_like(content) if weights is None else weights)
@@ -26,18 +28,24 @@ def fitted(kind: object, content: np.ndarray, weights: np.ndarray | None = None,
 
 @settings(deadline=None, max_examples=50)
 @given(st.sampled_from(KINDS), st.integers(0, 2**32), st.floats(-6, 6), st.sampled_from([1, 3]))
-def test_inverse_gives_the_physical_value_back(kind: str, seed: int, magnitude: float, channels: int) -> None:
+def test_inverse_gives_the_physical_value_back(
+    kind: str, seed: int, magnitude: float, channels: int
+) -> None:
     rng = np.random.default_rng(seed)
     content = (10**magnitude * rng.lognormal(0, 1.5, (50, 6))).astype(np.float32)
     if kind != "log":
         content *= rng.choice([-1, 1], content.shape)
     scale = fitted(kind, content, n_channels=channels)
     x = torch.from_numpy(content)
-    torch.testing.assert_close(scale.inverse(scale(x)), x, rtol=2e-4, atol=float(np.abs(content).max()) * 2e-5)
+    torch.testing.assert_close(
+        scale.inverse(scale(x)), x, rtol=2e-4, atol=float(np.abs(content).max()) * 2e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["zscore", "arcsinh", "log"])
-def test_scaled_data_has_mean_0_and_spread_1_in_each_channel(kind: str, rng: np.random.Generator) -> None:
+def test_scaled_data_has_mean_0_and_spread_1_in_each_channel(
+    kind: str, rng: np.random.Generator
+) -> None:
     content = (rng.lognormal(0, 1, (500, 6)) * np.tile([1.0, 100.0, 1e4], 2)).astype(np.float32)
     scaled = fitted(kind, content, n_channels=3)(torch.from_numpy(content)).reshape(-1, 3)
     torch.testing.assert_close(scaled.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
@@ -72,7 +80,9 @@ def test_a_constant_channel_stays_finite(kind: str) -> None:
 
 def test_scales_that_cannot_be_fitted() -> None:
     content = np.array([[1.0], [-2.0]], np.float32)
-    with pytest.raises(DataError, match="'log' needs positive values, 1 of 2 are not; use 'arcsinh'"):
+    with pytest.raises(
+        DataError, match="'log' needs positive values, 1 of 2 are not; use 'arcsinh'"
+    ):
         fitted("log", content)
     with pytest.raises(DataError, match="channel 0: no observed value"):
         fitted("zscore", content, np.zeros((2, 1)))
@@ -139,4 +149,6 @@ def test_index_and_mlp_shapes() -> None:
     mlp = MLP(offset=5.0, unit=2.0).build(16, 3)
     assert mlp(torch.full((4, 3), 5.0)).shape == (4, 16)
     assert torch.equal(mlp(torch.full((1, 3), 7.0)), mlp.layers(torch.ones(1, 3)))
-    assert Index(max_positions=9).check(np.array([[9.0]])) and not Index(max_positions=9).check(np.array([[8.0]]))
+    assert Index(max_positions=9).check(np.array([[9.0]])) and not Index(max_positions=9).check(
+        np.array([[8.0]])
+    )

@@ -64,12 +64,16 @@ def test_stop_and_resume_is_bitwise_the_uninterrupted_run(
     # Dropout draws from the random generator; 9 steps of about 10 records cross two epochs of 36.
     model = {"dropout": 0.2}
     data = {"dataset": {"kind": "waves_data:Waves", "broken": [3]}, "max_bad_fraction": 0.5}
-    whole = make_run(model=model, data=data, train={"max_iters": 9}, system={"out_dir": str(tmp_path / "whole")})
+    whole = make_run(
+        model=model, data=data, train={"max_iters": 9}, system={"out_dir": str(tmp_path / "whole")}
+    )
     assert train(whole).tally.n_bad > 0
     data |= {"num_workers": num_workers}
     parts = {"out_dir": str(tmp_path / "parts")}
     train(make_run(model=model, data=data, train={"max_iters": stop}, system=parts))
-    resumed = make_run(model=model, data=data, train={"max_iters": 9, "init_from": "resume"}, system=parts)
+    resumed = make_run(
+        model=model, data=data, train={"max_iters": 9, "init_from": "resume"}, system=parts
+    )
     result = train(resumed)
     assert result.step == 9
     assert same(weights(whole), weights(resumed))
@@ -82,7 +86,11 @@ def test_stop_and_resume_is_bitwise_the_uninterrupted_run(
 
 def test_workers_do_not_change_the_run(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [
-        make_run(data={"num_workers": n}, train={"max_iters": 5}, system={"out_dir": str(tmp_path / f"{n}")})
+        make_run(
+            data={"num_workers": n},
+            train={"max_iters": 5},
+            system={"out_dir": str(tmp_path / f"{n}")},
+        )
         for n in (0, 1, 3)
     ]
     for run in runs:
@@ -103,7 +111,9 @@ def steps(config: RunConfig, n: int) -> Lom:
 
 
 @pytest.mark.parametrize("objective", ["next_token", "masked"])
-def test_accumulation_over_k_equals_one_batch_k_times_larger(make_run: MakeRun, objective: str) -> None:
+def test_accumulation_over_k_equals_one_batch_k_times_larger(
+    make_run: MakeRun, objective: str
+) -> None:
     large = steps(make_run(objective=objective, data={"batch_size": 4}), 3)
     small = steps(
         make_run(objective=objective, data={"batch_size": 1, "gradient_accumulation_steps": 4}), 3
@@ -146,9 +156,10 @@ def test_init_from_a_checkpoint_starts_a_new_run_with_its_weights_and_scales(
         train={"max_iters": 0, "init_from": first.system.out_dir, "eval_only": True},
         system={"out_dir": str(tmp_path / "second")},
     )
-    assert train(second).metrics["val"] == train(
-        make_run(train={"init_from": "resume", "eval_only": True})
-    ).metrics["val"]
+    assert (
+        train(second).metrics["val"]
+        == train(make_run(train={"init_from": "resume", "eval_only": True})).metrics["val"]
+    )
 
 
 def test_a_finished_run_is_not_overwritten(make_run: MakeRun) -> None:
@@ -168,7 +179,9 @@ def test_another_number_of_rows_a_step_is_refused_on_resume(make_run: MakeRun) -
         train(make_run(data={"batch_size": 8}, train={"init_from": "resume"}))
 
 
-def test_resuming_with_accumulation_instead_of_batch_size_reads_the_same_rows(make_run: MakeRun) -> None:
+def test_resuming_with_accumulation_instead_of_batch_size_reads_the_same_rows(
+    make_run: MakeRun,
+) -> None:
     train(make_run(train={"max_iters": 2}))
     config = make_run(
         data={"batch_size": 2, "gradient_accumulation_steps": 2},
@@ -206,7 +219,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(make_run: MakeRun) -> None:
 def test_bfloat16_autocast_stays_near_float32(make_run: MakeRun, tmp_path: Path) -> None:
     losses = []
     for dtype in ("float32", "bfloat16"):
-        config = make_run(system={"dtype": dtype, "out_dir": str(tmp_path / dtype)}, train={"log_interval": 8})
+        config = make_run(
+            system={"dtype": dtype, "out_dir": str(tmp_path / dtype)}, train={"log_interval": 8}
+        )
         train(config)
         losses.append(metrics(config)[-1]["loss"])
     assert losses[0] != losses[1]

@@ -82,7 +82,7 @@ def _add_plugin_commands(app: typer.Typer) -> None:
         others = [other for other in manager.get_plugins() if other is not module]
         try:
             manager.subset_hook_caller("lom_commands", others)(cli=app)
-        except Exception as error:  # a plugin's code may fail in any way; `lom` must still start
+        except Exception as error:  # noqa: BLE001  (plugins fail in any way; `lom` must start)
             name = manager.get_name(module)
             _warn(f"commands of plugin {name} are left out: {type(error).__name__}: {error}")
 

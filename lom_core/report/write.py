@@ -12,6 +12,7 @@ from typing import Any
 
 from lom_core.checkpoint import find, load_model
 from lom_core.config import RunConfig
+from lom_core.data import Tally
 from lom_core.evaluate import Example, Metrics, evaluate, examples, validation_readers
 from lom_core.model import Lom
 from lom_core.monitor import BASELINES
@@ -47,7 +48,9 @@ def write_report(path: str | Path, out: str | Path | None = None, n_objects: int
         sections.append(_numbers(metrics))
         for example_set in _by_modality(examples(model, reader, config, n_objects), config).items():
             sections.append(_examples(*example_set, config, target, name))
-    curves = [_figure(draw_curves(lines, m), target / f"loss_{m}.png", m) for m in config.modalities]
+    curves = [
+        _figure(draw_curves(lines, m), target / f"loss_{m}.png", m) for m in config.modalities
+    ]
     page = _page(config, state, model, "".join(curves), "".join(sections))
     report = target / "report.html"
     report.write_text(page, encoding="utf8")
@@ -61,9 +64,7 @@ def _by_modality(found: Any, config: RunConfig) -> dict[str, list[Example]]:
     return {name: group for name, group in grouped.items() if group}
 
 
-def _examples(
-    name: str, group: list[Example], config: RunConfig, target: Path, split: str
-) -> str:
+def _examples(name: str, group: list[Example], config: RunConfig, target: Path, split: str) -> str:
     from matplotlib.figure import Figure
 
     shown = []
@@ -116,13 +117,14 @@ def _numbers(metrics: Metrics) -> str:
 
 def _page(config: RunConfig, state: Mapping[str, Any], model: Lom, curves: str, body: str) -> str:
     style = resources.files("lom_core.report").joinpath("style.css").read_text(encoding="utf8")
+    tally = Tally(**state["tally"])
     facts = {
         "parameters": f"{sum(model.n_parameters().values()):,}",
         "modalities": ", ".join(config.modalities),
         "objective": config.objective.tag,
         "step": f"{state['step']:,} of {config.train.max_iters:,}",
         "tokens seen": f"{state['tokens']:,}",
-        "records read": f"{state['tally']['seen']:,} ({sum(state['tally']['bad'].values())} skipped)",
+        "records read": f"{tally.seen:,} ({tally.n_bad} skipped)",
     }
     told = "".join(f"<div><dt>{_e(k)}</dt><dd>{_e(v)}</dd></div>" for k, v in facts.items())
     return (

@@ -1,0 +1,281 @@
+"""Where records come from: files, user code, crossmatched, concatenated and Hugging Face sets."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lom_core.errors import BadRecord, ConfigError, DataError
+from lom_core.files import FileDataset, list_paths
+from lom_core.loader import open_sources
+from lom_core.modality import ModalityConfig, ModalityRegistry
+from lom_core.roles import Dataset, Tokens
+from lom_core.sources import ConcatSource, CrossmatchSource, UserSource
+
+REGISTRY = ModalityRegistry([ModalityConfig(name=n, input_size=1) for n in ("x", "y")])
+
+
+class Numbers(FileDataset):
+    """A number a line; the tests' own format."""
+
+    suffixes = (".num",)
+    modality: str = "x"
+
+    def read(self, path: Path, row: int) -> Any:
+        return np.array([float(line) for line in path.read_text().splitlines()])[:, None]
+
+
+class Rows(Numbers):
+    """A record a line."""
+
+    def count(self, path: Path) -> int:
+        return len(path.read_text().splitlines()) if path.is_file() else 1
+
+    def read(self, path: Path, row: int) -> Any:
+        return super().read(path, row)[row]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in {
+        "b.num": "1\n2\n",
+        "a.num": "3\n",
+        "empty.num": "",
+        "bad.num": "one\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/b.num\n-\n\nmissing.num\na.num\n")
+    return tmp_path
+
+
+def test_a_path_list_keeps_its_lines_and_their_gaps(folder: Path) -> None:
+    source = Numbers(paths=str(folder / "list.txt")).build(REGISTRY)
+    assert len(source) == 5
+    assert source[0]["x"].tolist() == [[1], [2]] and source[0]["id"] == "b.num"
+    assert source[1] == {} == source[2]
+    with pytest.raises(BadRecord, match=r"missing.num: no such file"):
+        source[3]
+    assert source[4]["x"].tolist() == [[3]]  # relative to the list
+    assert len(pickle.loads(pickle.dumps(source))) == 5
+
+
+def test_folders_and_globs_are_sorted(folder: Path) -> None:
+    names = ["a.num", "b.num", "bad.num", "empty.num"]
+    assert [p.name for p in list_paths(str(folder), (".num",)) if p] == names
+    assert [p.name for p in list_paths(str(folder / "[ab].num")) if p] == names[:2]
+    assert list_paths([str(folder / "a.num"), "-"]) == [folder / "a.num", None]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ("nowhere.txt", "no such path list, folder or glob: nowhere.txt"),
+        ("*.none", "no file matches"),
+    ],
+)
+def test_no_files_is_told_at_once(paths: str, message: str, folder: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        Numbers(paths=paths).build(REGISTRY)
+    (folder / "void").mkdir()
+    with pytest.raises(DataError, match=r"no \.num file below"):
+        Numbers(paths=str(folder / "void")).build(REGISTRY)
+
+
+def test_damaged_files_name_file_and_reason(folder: Path) -> None:
+    source = Numbers(paths=[str(folder / n) for n in ("empty.num", "bad.num")]).build(REGISTRY)
+    with pytest.raises(BadRecord, match=r"empty.num: empty file"):
+        source[0]
+    with pytest.raises(
+        BadRecord, match=r"bad.num: cannot be read \(ValueError: could not convert"
+    ) as caught:
+        source[1]
+    assert caught.value.reason == "cannot be read"
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value) and again.reason == caught.value.reason
+
+
+def test_files_with_many_records_name_the_row(folder: Path) -> None:
+    (folder / "c.num").write_text("7\n8\n")
+    source = Rows(paths=[str(folder / "c.num"), str(folder / "gone.num")]).build(REGISTRY)
+    assert [source[i]["id"] for i in range(2)] == ["c.num#0", "c.num#1"] and source[1]["x"] == [8]
+    with pytest.raises(BadRecord, match=r"gone.num row 0: no such file"):
+        source[2]
+
+
+def test_the_files_modality_must_be_one_of_the_run(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown modality 'z'"):
+        Numbers(paths=str(folder), modality="z").build(REGISTRY)
+
+
+# ------------------------------------------------------------------------------- combinations
+
+
+def test_crossmatched_sets_are_read_side_by_side(folder: Path) -> None:
+    a, b, gap = str(folder / "a.num"), str(folder / "b.num"), "-"
+    both = CrossmatchSource(
+        {
+            "x": Numbers(paths=[a, b, gap]).build(REGISTRY),
+            "y": Numbers(paths=[b, gap, gap], modality="y").build(REGISTRY),
+        }
+    )
+    assert set(both[0]) == {"x", "y", "id"} and both[0]["id"] == "a.num"
+    assert set(both[1]) == {"x", "id"} and both[2] == {}
+
+
+def test_path_lists_of_different_length_are_refused_before_training(folder: Path) -> None:
+    sets = {
+        "images": Numbers(paths=[str(folder / "a.num")] * 3),
+        "spectra": Numbers(paths=[str(folder / "b.num")] * 2, modality="y"),
+    }
+    from lom_core.config import DataConfig
+
+    crossmatch = Dataset.model_validate({"kind": "crossmatch", "of": sets})
+    with pytest.raises(DataError, match=r"same length: images has 3, spectra has 2"):
+        open_sources(DataConfig(dataset=crossmatch), REGISTRY, 0)
+
+
+def test_two_sets_of_one_modality_cannot_be_crossmatched(folder: Path) -> None:
+    part = Numbers(paths=[str(folder / "a.num")]).build(REGISTRY)
+    with pytest.raises(DataError, match="two crossmatched data sets hold x"):
+        CrossmatchSource({"one": part, "two": part})[0]
+
+
+def test_concat_reads_one_after_the_other_as_often_as_asked(folder: Path) -> None:
+    a = Numbers(paths=[str(folder / "a.num")]).build(REGISTRY)
+    b = Numbers(paths=[str(folder / "b.num")] * 2, modality="y").build(REGISTRY)
+    both = ConcatSource({"first": a, "second": b}, {"first": 2, "second": 1})
+    assert [both[i]["id"] for i in range(len(both))] == [
+        "first/a.num",
+        "first/a.num",
+        "second/b.num",
+        "second/b.num",
+    ]
+    assert "y" in both[3]
+    with pytest.raises(ValueError, match=r"times names \['third'\]"):
+        Dataset.model_validate(
+            {"kind": "concat", "of": {"a": Numbers(paths="x")}, "times": {"third": 1}}
+        )
+
+
+# ---------------------------------------------------------------------------------- user code
+
+
+class Items:
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(self.items[index], Exception):
+            raise self.items[index]
+        return self.items[index]
+
+
+def user(*items: Any) -> UserSource:
+    return UserSource(Items(list(items)), "mine:Data", REGISTRY)
+
+
+def test_the_flat_form_becomes_tokens() -> None:
+    import torch
+
+    source = user(
+        {
+            "x": torch.ones(3, 1, dtype=torch.bfloat16),
+            "x_positions": torch.arange(3),
+            "x_weights": torch.tensor([1.0, 0.0, 1.0]),
+            "y": None,
+            "idx": 42,
+        }
+    )
+    record = source[0]
+    assert record["id"] == "42" and "y" not in record
+    tokens = record["x"]
+    assert isinstance(tokens, Tokens) and tokens.content.dtype == np.float32
+    assert tokens.positions.shape == (3, 1) and tokens.weights is not None
+    assert tokens.weights[:, 0].tolist() == [1, 0, 1]
+
+
+def test_raw_values_are_left_to_the_tokeniser() -> None:
+    assert user({"x": [1.0, 2.0]})[0]["x"] == [1.0, 2.0]
+
+
+def test_data_errors_are_bad_records_and_mistakes_are_not() -> None:
+    source = user(ValueError("no flux"), NameError("name 'flux' is not defined"), [1, 2])
+    with pytest.raises(BadRecord, match=r"mine:Data row 0: cannot be read \(ValueError: no flux\)"):
+        source[0]
+    with pytest.raises(NameError):
+        source[1]
+    with pytest.raises(
+        DataError, match=r"mine:Data\[2\] is a list, not a mapping of modalities: x, y"
+    ):
+        source[2]
+
+
+def test_wrong_constructor_arguments_are_told(waves: str) -> None:
+    dataset = Dataset.model_validate({"kind": waves, "number": 3})
+    with pytest.raises(
+        ConfigError, match=r"waves_data:Waves\(n=40.*unexpected keyword argument 'number'"
+    ):
+        dataset.build(REGISTRY)
+
+
+# ------------------------------------------------------------------------------- Hugging Face
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Path:
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {"flux": [float(i)] * (2 + i % 3), "name": f"obj{i}", "other": None if i == 3 else [1.0]}
+        for i in range(12)
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
+    return tmp_path
+
+
+def hub(folder: Path, **options: Any) -> Any:
+    base = {
+        "kind": "hub",
+        "path": "parquet",
+        "data_files": str(folder / "train.parquet"),
+        "columns": {"x": "flux", "y": "other"},
+        "id_column": "name",
+    }
+    return Dataset.model_validate({**base, **options}).build(REGISTRY)
+
+
+def test_local_parquet_by_columns(parquet: Path) -> None:
+    source = hub(parquet)
+    assert len(source) == 12 and source[5]["id"] == "obj5"
+    assert np.asarray(source[5]["x"]).tolist() == [5.0] * 4
+    assert "y" not in source[3] and "y" in source[4]
+
+
+def test_streamed_parquet_gives_the_same_records(parquet: Path) -> None:
+    downloaded, stream = hub(parquet), hub(parquet, streaming=True)
+    for i in (0, 1, 2, 7, 5):
+        assert np.asarray(stream[i]["x"]).tolist() == np.asarray(downloaded[i]["x"]).tolist()
+    assert not stream.reaches(12) and len(stream) == 12
+
+
+def test_a_column_that_is_not_there(parquet: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no column 'fluxx'; did you mean 'flux'\?; it has: flux, name"
+    ):
+        hub(parquet, columns={"x": "fluxx"})
+
+
+def test_several_columns_make_one_modality(parquet: Path) -> None:
+    record = hub(parquet, columns={"x": {"flux": "flux", "label": "name"}})[1]
+    assert record["x"]["label"] == "obj1" and np.asarray(record["x"]["flux"]).tolist() == [1.0] * 3
+
+
+def test_a_set_that_cannot_be_found(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"parquet \(train\)"):
+        hub(tmp_path)
