@@ -42,7 +42,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Te
         (n, h, e), in q's dtype.
     """
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
-        return _varlen(q, k, v, starts, given)
+        return cast(Tensor, _varlen(q, k, v, starts, given))
     out: Tensor = _bucketed(q.contiguous(), k.contiguous(), v.contiguous(), starts, given)[0]
     return out
 
@@ -233,7 +233,8 @@ def _calls(starts: tuple[int, ...], given: tuple[int, ...], device: torch.device
     return calls
 
 
-@torch.compiler.disable  # reads the offsets, and the kernel's operator is opaque anyway
+# Not compiled: it reads the offsets, and the kernel's operator is opaque anyway.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _varlen(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Tensor:
     """The jobs of each kind, full and causal, in one call of the varlen kernel."""
     out = torch.empty_like(q)

@@ -101,6 +101,8 @@ class OptimizerConfig(Section):
 
     Args:
         learning_rate: the highest one, after ``warmup_iters`` linear steps.
+        weight_decay: of matrices; biases, norms and single vectors have none.
+        beta1, beta2: AdamW's averaging of the gradient and of its square.
         decay_lr: cosine decay to ``min_lr`` over ``lr_decay_iters`` steps (None: ``max_iters``).
         min_lr: None is a tenth of ``learning_rate``.
         grad_clip: largest norm of the whole gradient; 0 does not clip.
@@ -130,6 +132,7 @@ class TrainConfig(Section):
         always_save_checkpoint: also at evaluations that are not the best so far.
         init_from: ``scratch``, ``resume`` (the latest in ``out_dir``), or a checkpoint's path:
             its weights and scales start a new run.
+        seed: of weights, orders, masks, crops and held-out records.
     """
 
     max_iters: int = Field(default=1000, ge=0)
