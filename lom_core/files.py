@@ -45,6 +45,10 @@ class FileDataset(Dataset):
         """
         raise ConfigError(f"dataset '{self.tag}' has no read()")
 
+    def files(self, path: Path) -> list[Path]:
+        """The files behind one entry of the list. Override it where an entry is a pattern."""
+        return [path]
+
     def count(self, path: Path) -> int:
         """How many records a file holds. Override it for tables with a record a row."""
         return 1
@@ -74,14 +78,16 @@ class FileSource:
             return {}
         where = row if self.many_rows else None
         try:
-            if not path.is_file():
-                raise BadRecord("no such file")
-            if path.stat().st_size == 0:
-                raise BadRecord("empty file")
+            for file in self.dataset.files(path):
+                if not file.is_file():
+                    raise BadRecord("no such file", file=file)
+                if file.stat().st_size == 0:
+                    raise BadRecord("empty file", file=file)
             value = self.dataset.read(path, row)
         except BadRecord as error:
             at = where if error.row is None else error.row
-            raise BadRecord(error.reason, file=path, row=at, detail=error.detail) from error
+            file = path if error.file is None else error.file
+            raise BadRecord(error.reason, file=file, row=at, detail=error.detail) from error
         except (OSError, EOFError, ValueError, LookupError, SyntaxError) as error:
             # Decoders raise all of these for damaged files (Pillow even SyntaxError, for PNG).
             detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

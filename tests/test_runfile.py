@@ -376,36 +376,3 @@ def test_any_override_is_taken_or_refused(name: str, value: str) -> None:
         override(_from_yaml(BASE, "base"), [f"{name}={value}"])
     except ConfigError as error:
         assert str(error)
-
-
-# ------------------------------------------------------------------------------ user's code
-
-
-def test_classes_beside_the_run_file_are_found() -> None:
-    write("elsewhere/beside_the_run.py", "class Mine:\n    def __init__(self, n, paths): ...\n")
-    write(
-        "elsewhere/run.yaml",
-        "extends: ../base.yaml\n"
-        "data: {dataset: {kind: 'beside_the_run:Mine', n: 3, paths: {images: a.txt}}}\n",
-    )
-    shown = load_run("elsewhere/run.yaml", ["dataset.n=5", "paths.images=b.txt"]).model_dump()
-    assert shown["data"]["dataset"] == {
-        "kind": "python",
-        "target": "beside_the_run:Mine",
-        "arguments": {"n": 5, "paths": {"images": "b.txt"}},
-    }
-
-
-def test_a_component_of_the_users_own_has_named_fields() -> None:
-    write(
-        "own_objective.py",
-        "from lom_core import Objective\nclass Half(Objective):\n    share: float = 0.5\n",
-    )
-    run = load_run("base.yaml", ["objective=own_objective:Half", "share=0.25"])
-    assert run.objective.model_dump() == {"kind": "own_objective:Half", "share": 0.25}
-    (line,) = problems("base.yaml", "objective=own_objective:Half", "objective={shar: 1}")
-    assert line == "objective.shar: unknown key; did you mean 'share'?"
-    (line,) = problems("base.yaml", "objective=own_objective:Hafl")
-    assert line.startswith("objective: own_objective:Hafl: own_objective has no 'Hafl'")
-    (line,) = problems("base.yaml", "dataset=not_there:X")
-    assert line.startswith("data.dataset: not_there:X: no module named 'not_there'")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lom_core.cli.common import OVERRIDABLE, AsJson, Overrides, print_json, print_table
+from lom_core.runfile import make_importable
 
 Checkpoint = Annotated[
     Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a checkpoint.", show_default=False)
@@ -23,6 +24,7 @@ def evaluate(checkpoint: Checkpoint, overrides: Overrides = None, as_json: AsJso
     """Losses of a checkpoint on its named sets, beside those of the mean and the previous token."""
     from lom_core.evaluate import evaluate_checkpoint
 
+    make_importable(checkpoint)
     results = evaluate_checkpoint(checkpoint, overrides or ())
     if as_json:
         print_json(results)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lom_core.runfile import make_importable
+
 Run = Annotated[
     Path,
     typer.Argument(
@@ -32,4 +34,5 @@ def report(path: Run, out: Out = None, objects: Objects = 8) -> None:
     """Write a page with a run's curves, metrics and predicted objects, and print its path."""
     from lom_core.report import write_report
 
+    make_importable(path)
     typer.echo(write_report(path, out, objects))
