@@ -42,7 +42,11 @@ class Component(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", polymorphic_serialization=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        polymorphic_serialization=True,
+        protected_namespaces=(),
+        ser_json_inf_nan="constants",  # or JSON would turn them into null
     )
 
     role: ClassVar[str] = ""
@@ -76,7 +80,7 @@ class Component(BaseModel):
         fields = dict(value)
         kind = fields.pop("kind", cls.kind)
         if not kind and cls.__subclasses__() and _is_role(cls):
-            raise ConfigError(f"a {cls.role} needs a kind; {KINDS.installed(cls.role)}")
+            raise ConfigError(f"{_a(cls.role)} needs a kind; {KINDS.installed(cls.role)}")
         if kind == cls.kind:
             return handler(fields)
         found = _import(cls, kind, fields) if ":" in kind else KINDS.get(cls.role, kind)
@@ -89,6 +93,10 @@ class Component(BaseModel):
     @model_serializer(mode="wrap")
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"kind": self.tag, **handler(self)}
+
+
+def _a(role: str) -> str:
+    return f"an {role}" if role[:1] in "aeiou" else f"a {role}"
 
 
 def _is_role(cls: type[Component]) -> bool:
@@ -115,7 +123,7 @@ def _import(base: type[Component], path: str, fields: Mapping[str, Any]) -> Any:
     role = next(c for c in base.__mro__ if c.__dict__.get("role") or _is_role(c))
     if isinstance(target, type) and issubclass(target, Component):
         if not issubclass(target, role):
-            raise ConfigError(f"{path} is a {target.role}, not a {base.role}")
+            raise ConfigError(f"{path} is {_a(target.role)}, not {_a(base.role)}")
         return target
     return base.adapt(path, target, fields)
 

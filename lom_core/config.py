@@ -22,7 +22,11 @@ class Section(BaseModel):
     """Base of the sections: frozen, no unknown keys."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", polymorphic_serialization=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        polymorphic_serialization=True,
+        protected_namespaces=(),
+        ser_json_inf_nan="constants",
     )
 
 
@@ -56,6 +60,14 @@ class DataConfig(Section):
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     fit_records: int = Field(default=1000, ge=1)
     look_ahead: int = Field(default=8, ge=1)
+
+
+    @field_validator("eval")
+    @classmethod
+    def _not_train(cls, value: dict[str, Dataset]) -> dict[str, Dataset]:
+        if "train" in value:
+            raise ConfigError("a validation set cannot be named 'train'; metrics use that name")
+        return value
 
 
 class ModelConfig(Section):
@@ -193,6 +205,14 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     system: SystemConfig = SystemConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, value: Any) -> Any:
+        """``train:`` with nothing below it is the section's defaults."""
+        if not isinstance(value, Mapping):
+            return value
+        return {k: v for k, v in value.items() if v is not None}
 
     @field_validator("modalities", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Run the shell blocks of Markdown files that are marked to run: ```bash run
+"""Run the blocks of Markdown files that are marked to run: ```bash run, ```python run
 
 Each file gets a folder of its own, its blocks run there in order, and any failing line stops it.
 
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-BLOCK = re.compile(r"^```bash run\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(bash|python) run\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def pages(arguments: list[str]) -> list[Path]:
@@ -32,8 +32,10 @@ def run(page: Path, root: Path) -> int:
         print(f"-- {page}: {len(blocks)} blocks", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             os.symlink(root / "examples", Path(folder) / "examples")
-            script = "set -euo pipefail\n" + "\n".join(blocks)
-            subprocess.run(["bash", "-c", script], cwd=folder, check=True)
+            for language, block in blocks:
+                strict = ["bash", "-euo", "pipefail", "-c"]
+                command = strict if language == "bash" else [sys.executable, "-c"]
+                subprocess.run([*command, block], cwd=folder, check=True)
     return len(blocks)
 
 

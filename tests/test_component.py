@@ -44,7 +44,7 @@ def test_a_kind_a_mapping_and_an_instance_are_the_same() -> None:
             "json:JSONDecoder",
             r"json:JSONDecoder is no position: make it a subclass of lom_core.Position",
         ),
-        ("lom_core.builtin:Masked", r"lom_core.builtin:Masked is a objective, not a position"),
+        ("lom_core.builtin:Masked", r"lom_core.builtin:Masked is an objective, not a position"),
         (
             {"kind": "fourier", "min_period": 5, "max_period": 2},
             r"min_period 5.0 must be below max_period 2.0",

@@ -133,9 +133,9 @@ def test_classes_beside_the_run_file_are_found() -> None:
     )
     shown = load_run("elsewhere/run.yaml", ["dataset.n=5", "paths.images=b.txt"]).model_dump()
     assert shown["data"]["dataset"] == {
-        "kind": "python",
-        "target": "beside_the_run:Mine",
-        "arguments": {"n": 5, "paths": {"images": "b.txt"}},
+        "kind": "beside_the_run:Mine",
+        "n": 5,
+        "paths": {"images": "b.txt"},
     }
 
 
@@ -168,7 +168,7 @@ modalities:
   "1x": {input_size: 3}
 data: {batch_szie: 3, batch_size: x, val_fraction: 1.5, max_bad_fraction: lots}
 model: {n_layer: 1.5, norm: layre, bias: maybe}
-train:
+train: 3
 objective: {kind: masked, ratio: 0}
 batch_size: 4
 """,
@@ -187,7 +187,7 @@ batch_size: 4
         "model.n_layer: 1.5 is not a whole number",
         "model.norm: 'layre' is not possible; did you mean 'layer'?; possible: 'rms' or 'layer'",
         "model.bias: 'maybe' is not true or false",
-        "train: null is not a mapping",
+        "train: 3 is not a mapping",
         "objective.ratio: 0 is not possible: it must be above 0",
         "batch_size: unknown key; did you mean 'data.batch_size'?",
     ):

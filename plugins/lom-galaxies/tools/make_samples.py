@@ -1,9 +1,9 @@
-"""Make the sample that ships: 32 x 32 cutouts around objects of the Hubble Deep Field.
+"""Make the sample that ships: 32 x 32 cutouts around objects of the Hubble eXtreme Deep Field.
 
     python tools/make_samples.py PATH/TO/hubble_deep_field.jpg
 
-The image is the one that scikit-image carries (skimage.data.hubble_deep_field): NASA / ESA, public
-domain, 1000 x 872 pixels, 8 bits a channel, stretched for display. Needs pillow and scipy.
+The image is the one that scikit-image carries (skimage.data.hubble_deep_field): NASA / ESA (see
+DATA_LICENSES), 1000 x 872 pixels, 8 bits a channel, stretched for display. Needs pillow and scipy.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main(path: str) -> None:
     x, y = catalogue["val"][0]
     cut = image[y - half : y + half, x - half : x + half]
     cube = fits.PrimaryHDU(np.ascontiguousarray(np.moveaxis(cut, -1, 0)))
-    cube.header["OBJECT"] = f"hdf-x{x:03}-y{y:03}"
+    cube.header["OBJECT"] = f"xdf-x{x:03}-y{y:03}"
     cube.writeto(OUT / "one_galaxy.fits", overwrite=True)
     print({split: len(places) for split, places in catalogue.items()})
 

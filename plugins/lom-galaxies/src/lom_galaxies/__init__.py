@@ -19,6 +19,7 @@ from lom_core import (
     Tokeniser,
     hookimpl,
 )
+from lom_core.files import FileSource
 from lom_core.roles import Encoder
 
 Order = Literal["raster", "spiral"]
@@ -38,8 +39,8 @@ class ImagePatches(Tokeniser, kind="image_patches"):
         n_chan: channels.
         order: ``raster``, or ``spiral`` from the centre outwards.
         positions: ``grid``, (patch row, patch column), or ``index``, the place in the order.
-        grid_shape: rows and columns of patches, for decoding ``index`` positions of images that
-            are not square.
+        grid_shape: rows and columns of patches, which ``index`` positions do not tell; needed
+            where images are not square, or longer than a row of the run and so cropped.
     """
 
     patch_size: int = Field(default=16, ge=1)
@@ -71,7 +72,7 @@ class GalaxyImages(ModalityConfig, kind="galaxy_images"):
     """Images as patches, arcsinh-scaled per channel, predicted under a Huber loss.
 
     Args:
-        patch_size, patch_width, n_chan, order, positions: of :class:`ImagePatches`.
+        patch_size, patch_width, n_chan, positions, grid_shape: of :class:`ImagePatches`.
         spiral: the guide's name for ``order: spiral``.
     """
 
@@ -81,6 +82,7 @@ class GalaxyImages(ModalityConfig, kind="galaxy_images"):
     n_chan: int = Field(default=3, ge=1)
     spiral: bool = False
     positions: Positions = "grid"
+    grid_shape: tuple[int, int] | None = None
 
     def defaults(self) -> dict[str, Any]:
         grid = {"kind": "fourier", "n_frequencies": 24, "min_period": 2.0, "max_period": 128.0}
@@ -92,6 +94,7 @@ class GalaxyImages(ModalityConfig, kind="galaxy_images"):
                 "n_chan": self.n_chan,
                 "order": "spiral" if self.spiral else "raster",
                 "positions": self.positions,
+                "grid_shape": self.grid_shape,
             },
             "scale": "arcsinh",
             "position": grid if self.positions == "grid" else "index",
@@ -110,7 +113,8 @@ class GalaxyFiles(FileDataset, kind="galaxy_files"):
     Args:
         hdu: number or name of the FITS extension; the first with an image without it. Cubes are
             (C, H, W), as FITS stores them.
-        bands: one file a band: each path holds ``{band}``, replaced by each name in turn.
+        bands: one file a band: each path holds ``{band}``, replaced by each name in turn. Every
+            band is one image of one shape.
         mask_hdu: extension of the same file in which every pixel that is not 0 is bad.
         image_size: side of a centred crop; an image that is smaller is a bad record.
     """
@@ -126,13 +130,23 @@ class GalaxyFiles(FileDataset, kind="galaxy_files"):
     mask_hdu: int | str | None = None
     image_size: int | None = Field(default=None, ge=1)
 
+    def build(self, registry: ModalityRegistry) -> Source:
+        source = super().build(registry)
+        assert isinstance(source, FileSource)
+        for path, _ in source.items if self.bands else ():
+            if path is not None and "{band}" not in str(path):
+                raise ConfigError(f"bands are set, so each path must hold {{band}}: {path}")
+        return source
+
     def files(self, path: Path) -> list[Path]:
         """One file, or one for each band."""
-        if not self.bands:
-            return [path]
-        if "{band}" not in str(path):
-            raise ConfigError(f"bands are set, so each path must hold {{band}}: {path}")
-        return [Path(str(path).replace("{band}", band)) for band in self.bands]
+        found = [Path(str(path).replace("{band}", band)) for band in self.bands] or [path]
+        if self.bands and isinstance(self.paths, str) and not path.is_absolute():
+            # A path list may stand beside its files; its reader cannot look for a pattern.
+            beside = [Path(self.paths).expanduser().parent / file for file in found]
+            if not found[0].exists() and beside[0].exists():
+                return beside
+        return found
 
     def read(self, path: Path, row: int) -> Any:
         from lom_galaxies.datasets import read_galaxy
@@ -141,7 +155,7 @@ class GalaxyFiles(FileDataset, kind="galaxy_files"):
 
 
 class GalaxySamples(Dataset, kind="galaxy_samples"):
-    """Galaxies of the Hubble Deep Field, 32 x 32 pixels, 3 channels, uint8 (see README).
+    """Galaxies of the Hubble eXtreme Deep Field, 32 x 32 pixels, 3 channels, uint8 (see README).
 
     Args:
         split: ``train`` and ``val`` are disjoint strips of the sky.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
 import warnings
+import zlib
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,53 +19,100 @@ from lom_core.roles import Array
 if TYPE_CHECKING:
     from lom_galaxies import GalaxyFiles
 
+# What Pillow and astropy raise for damaged files, besides exceptions of their own.
+DAMAGED = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError),
+    *(struct.error, zlib.error),
+)
+
 
 def read_galaxy(config: GalaxyFiles, path: Path) -> Any:
-    """(H, W) or (H, W, C) as stored, or a mapping with its mask.
+    """(H, W) or (H, W, C) as stored, or ``{"image", "mask"}`` where there is a mask.
 
     Errors:
         BadRecord: a damaged or empty file, a wrong HDU, bands of different shapes.
     """
-    bands = [read_image(config, file) for file in config.files(path)]
-    if not config.bands:
-        return crop(bands[0], config.image_size)
-    images = [b["image"] if isinstance(b, dict) else b for b in bands]
-    if len({image.shape for image in images}) > 1:
-        told = ", ".join(f"{b} {i.shape}" for b, i in zip(config.bands, images, strict=True))
-        raise BadRecord("bands of different shapes", detail=told)
-    stacked = np.stack([np.squeeze(image) for image in images], axis=-1)
-    masks = [b["mask"] for b in bands if isinstance(b, dict)]
-    if masks:
-        return crop({"image": stacked, "mask": np.stack(masks, axis=-1)}, config.image_size)
-    return crop(stacked, config.image_size)
+    read = [read_image(config, file) for file in config.files(path)]
+    image, mask = _stack(config.bands, read) if config.bands else read[0]
+    image = crop(image, config.image_size)
+    return image if mask is None else {"image": image, "mask": crop(mask, config.image_size)}
 
 
-def read_image(config: GalaxyFiles, path: Path) -> Any:
-    """One file, by its ending."""
-    name = path.name.lower()
-    if name.endswith((".jpg", ".jpeg")):
-        return read_jpeg(path)
-    if name.endswith(".png"):
-        from PIL import Image
-
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB") if image.mode in ("P", "RGBA") else image)
-    return read_fits(path, config.hdu, config.mask_hdu)
+def read_image(config: GalaxyFiles, path: Path) -> tuple[Array, Array | None]:
+    """Image and mask of one file, by its ending; errors name this file, be it one band of many."""
+    try:
+        if path.name.lower().endswith((".jpg", ".jpeg", ".png")):
+            return decode_picture(path.read_bytes()), None
+        return read_fits(path, config.hdu, config.mask_hdu)
+    except BadRecord as error:
+        raise BadRecord(error.reason, file=path, row=error.row, detail=error.detail) from error
 
 
-def read_jpeg(path: Path) -> Array:
-    """(H, W, 3) or (H, W, 1) uint8; a truncated file is an error, never filled with grey."""
-    import simplejpeg
+def _stack(names: list[str], bands: list[tuple[Array, Array | None]]) -> tuple[Array, Array | None]:
+    """Bands as one image (H, W, C), with a mask of its shape if any band has one."""
+    images = [_plane(image) for image, _ in bands]
+    if images[0].ndim != 2 or len({image.shape for image in images}) > 1:
+        told = ", ".join(f"{n} {i.shape}" for n, i in zip(names, images, strict=True))
+        reason = "bands of different shapes" if images[0].ndim == 2 else "a band needs one channel"
+        raise BadRecord(reason, detail=told)
+    masks = [np.zeros(images[0].shape, bool) if m is None else _plane(m) for _, m in bands]
+    unmasked = all(mask is None for _, mask in bands)
+    return np.stack(images, axis=-1), None if unmasked else np.stack(masks, axis=-1)
 
-    data = path.read_bytes()
-    if not simplejpeg.is_jpeg(data):
-        raise BadRecord("no JPEG, or cut short", detail=f"{len(data)} bytes")
-    colour = simplejpeg.decode_jpeg_header(data)[2]
-    return np.asarray(simplejpeg.decode_jpeg(data, "GRAY" if colour == "Gray" else "RGB"))
+
+def _plane(image: Array) -> Array:
+    return image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
 
 
-def read_fits(path: Path, hdu: int | str | None, mask_hdu: int | str | None) -> Any:
-    """(H, W), or (H, W, C) of a cube (C, H, W); ``{"image", "mask"}`` with a mask extension."""
+def decode_picture(data: bytes) -> Array:
+    """(H, W) or (H, W, 3) of a JPEG or PNG in memory, uint8 or uint16.
+
+    Errors:
+        BadRecord: it is damaged or cut short; nothing is ever filled with grey.
+    """
+    from PIL import Image
+
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            import simplejpeg
+
+            grey = simplejpeg.decode_jpeg_header(data)[2] == "Gray"
+            return _plane(simplejpeg.decode_jpeg(data, "GRAY" if grey else "RGB"))
+        with Image.open(io.BytesIO(data)) as image:
+            return picture_pixels(image)
+    except BadRecord:
+        raise
+    except (*DAMAGED, Image.DecompressionBombError) as error:
+        raise BadRecord("damaged image", detail=_told(error)) from error
+
+
+def picture_pixels(image: Any) -> Array:
+    """(H, W) or (H, W, 3) of a PIL image: palettes become colours, transparency is dropped.
+
+    Errors:
+        BadRecord: it is damaged, or Pillow would cut its 16 bits a colour to 8.
+    """
+    if "16" in str(getattr(image, "tile", "")) and image.mode == "RGB":
+        for tile in image.tile:
+            if ";16" in str(tile[3]):
+                raise BadRecord("16 bits a colour", detail="store one band a file, or FITS")
+    try:
+        image.load()  # Pillow decodes late: a damaged image fails here, not in open()
+    except DAMAGED as error:
+        raise BadRecord("damaged image", detail=_told(error)) from error
+    if image.mode not in ("1", "L", "I", "I;16", "F", "RGB"):
+        image = image.convert("L" if image.mode in ("LA", "La") else "RGB")
+    return np.asarray(image)
+
+
+def read_fits(
+    path: Path, hdu: int | str | None, mask_hdu: int | str | None
+) -> tuple[Array, Array | None]:
+    """Image (H, W), or (H, W, C) of a cube (C, H, W), and its mask (True = bad) or None.
+
+    Errors:
+        BadRecord: cut short or otherwise damaged, or without the HDUs asked for.
+    """
     from astropy.io import fits
     from astropy.utils.exceptions import AstropyUserWarning
 
@@ -74,48 +124,56 @@ def read_fits(path: Path, hdu: int | str | None, mask_hdu: int | str | None) -> 
             with fits.open(path, memmap=False) as hdus:
                 image = _data(hdus, hdu)
                 mask = None if mask_hdu is None else _data(hdus, mask_hdu) != 0
-        except (AstropyUserWarning, OSError, TypeError, ValueError) as error:
-            if isinstance(error, BadRecord):
-                raise
-            raise BadRecord("damaged FITS file", detail=" ".join(str(error).split())) from error
-    if image.ndim == 3:
-        image = np.moveaxis(image, 0, -1)
-    return image if mask is None else {"image": image, "mask": mask}
+        except BadRecord:
+            raise
+        except (*DAMAGED, AstropyUserWarning, fits.VerifyError) as error:
+            raise BadRecord("damaged FITS file", detail=_told(error)) from error
+    if mask is not None and mask.shape not in (image.shape, image.shape[:2]):
+        raise BadRecord("mask of another shape", detail=f"{mask.shape} for {image.shape}")
+    return image, mask
 
 
 def _data(hdus: Any, which: int | str | None) -> Array:
-    """The image of an HDU; says which there are if it is not there."""
-    listed = ", ".join(
-        f"{i} {h.name or '-'} ({'image' if h.is_image and h.header.get('NAXIS') else 'no image'})"
-        for i, h in enumerate(hdus)
-    )
+    """The image of an HDU, channels last; says which HDUs there are if it is not there."""
     if which is None:
         found = next((h for h in hdus if h.is_image and h.data is not None), None)
         if found is None:
-            raise BadRecord("no HDU with an image", detail=f"it has {listed}")
+            raise BadRecord("no HDU with an image", detail=_listed(hdus))
     else:
         try:
             found = hdus[which]
         except (KeyError, IndexError):
-            raise BadRecord(f"no HDU {which}", detail=f"it has {listed}") from None
+            raise BadRecord(f"no HDU {which}", detail=_listed(hdus)) from None
         if not found.is_image or found.data is None:
-            raise BadRecord(f"HDU {which} is no image", detail=f"it has {listed}")
-    if found.data.ndim not in (2, 3):
-        raise BadRecord("an image needs 2 or 3 axes", detail=f"shape {found.data.shape}")
-    return np.asarray(found.data)
+            raise BadRecord(f"HDU {which} is no image", detail=_listed(hdus))
+    image = np.asarray(found.data)
+    if image.ndim not in (2, 3):
+        raise BadRecord("an image needs 2 or 3 axes", detail=f"shape {image.shape}")
+    return np.moveaxis(image, 0, -1) if image.ndim == 3 else image
 
 
-def crop(value: Any, side: int | None) -> Any:
-    """The centre of an image, or of each array of a mapping."""
+def _listed(hdus: Any) -> str:
+    told = (
+        f"{i} {h.name or '-'} ({'image' if h.is_image and h.header.get('NAXIS') else 'no image'})"
+        for i, h in enumerate(hdus)
+    )
+    return f"it has {', '.join(told)}"
+
+
+def _told(error: BaseException) -> str:
+    """An exception on one short line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def crop(image: Array, side: int | None) -> Array:
+    """The centre (side, side) of an image (H, W) or (H, W, C)."""
     if side is None:
-        return value
-    if isinstance(value, dict):
-        return {key: crop(part, side) for key, part in value.items()}
-    height, width = value.shape[:2]
+        return image
+    height, width = image.shape[:2]
     if height < side or width < side:
         raise BadRecord("image smaller than image_size", detail=f"{height} x {width}, {side} asked")
     top, left = (height - side) // 2, (width - side) // 2
-    return value[top : top + side, left : left + side]
+    return image[top : top + side, left : left + side]
 
 
 class SampleSource:
@@ -134,8 +192,9 @@ class SampleSource:
         return len(self.catalogue)
 
     def __getitem__(self, index: int) -> Record:
+        index = range(len(self))[index]  # IndexError beyond the end; -1 is the last
         side, across = 32, self.sheet.shape[1] // 32
         top, left = (side * i for i in divmod(index, across))
         x, y = self.catalogue[index]
         tile = self.sheet[top : top + side, left : left + side]
-        return {self.modality: tile, "id": f"hdf-x{x:03}-y{y:03}"}
+        return {self.modality: tile, "id": f"xdf-x{x:03}-y{y:03}"}

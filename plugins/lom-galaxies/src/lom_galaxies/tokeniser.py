@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import rearrange
+from PIL import Image
 
 from lom_core import BadRecord, ConfigError, Tokens
 from lom_core.roles import Array
+from lom_galaxies.datasets import decode_picture, picture_pixels
 
 if TYPE_CHECKING:
     from lom_galaxies import ImagePatches
@@ -28,7 +29,8 @@ class PatchEncoder:
         """Tokens (n, high * wide * c) with positions (n, 2) or (n, 1).
 
         Errors:
-            BadRecord: no image, another number of channels, smaller than a patch, all unobserved.
+            BadRecord: no image, another number of channels, smaller than a patch, all unobserved,
+                or index positions that ``grid_shape`` would not lead back to this shape.
         """
         image, weight = as_image(value, self.config.n_chan)
         height, width = image.shape[:2]
@@ -43,6 +45,13 @@ class PatchEncoder:
         content = self._patches(np.pad(image, pad))
         weights = None if weight is None else self._patches(np.pad(weight, pad))
         rows, columns = -(-height // self.high), -(-width // self.wide)
+        if self.config.positions == "index":
+            expected = self.config.grid_shape or (rows, rows)
+            if (rows, columns) != expected:
+                raise BadRecord(
+                    "index positions do not tell the image's shape",
+                    detail=f"set grid_shape=[{rows}, {columns}], or positions=grid",
+                )
         order = patch_order(rows, columns, self.config.order)
         if self.config.positions == "grid":
             positions = np.stack(np.divmod(order, columns), axis=1)
@@ -52,17 +61,20 @@ class PatchEncoder:
         return Tokens(content[order], positions.astype(np.float32), chosen)
 
     def decode(self, tokens: Tokens) -> Array:
-        """(rows * high, columns * wide, c), NaN (and then float32) where not observed."""
+        """(rows * high, columns * wide, c), as stored if all of it was observed.
+
+        Otherwise NaN where not observed, in a float that holds the rest exactly.
+        """
         rows, columns, place = self._grid(tokens)
-        patches = tokens.content
-        observed = np.broadcast_to(tokens.observed, patches.shape)
-        if not observed.all():
-            kept = patches if patches.dtype.kind == "f" else patches.astype(np.float32)
-            patches = np.where(observed, kept, np.nan)
-        grid = np.zeros((rows * columns, patches.shape[1]), patches.dtype)
-        if len(place) < rows * columns:  # a cropped observation: the rest was not observed
-            grid = np.full(grid.shape, np.nan, np.float32)
-        grid[place] = patches
+        content = tokens.content
+        observed = np.broadcast_to(tokens.observed, content.shape)
+        if observed.all() and len(place) == rows * columns:
+            grid = np.empty_like(content)
+            grid[place] = content
+        else:  # tokens are missing where the observation was cropped
+            dtype = np.result_type(content, np.float32)
+            grid = np.full((rows * columns, content.shape[1]), np.nan, dtype)
+            grid[place] = np.where(observed, content, np.asarray(np.nan, dtype))
         return rearrange(
             grid,
             "(r c) (h w k) -> (r h) (c w) k",
@@ -100,7 +112,7 @@ def patch_order(rows: int, columns: int, order: str) -> Array:
     outside it, and goes round its top, right, bottom and left side.
     """
     if order == "raster":
-        return np.arange(rows * columns)
+        return _shared(np.arange(rows * columns))
     r, c = np.divmod(np.arange(rows * columns), columns)
     k = np.minimum.reduce([r, c, rows - 1 - r, columns - 1 - c])
     high, wide = rows - 2 * k, columns - 2 * k  # of the ring
@@ -110,7 +122,12 @@ def patch_order(rows: int, columns: int, order: str) -> Array:
         [c - k, (wide - 1) + (r - k), (wide - 1) + (high - 1) + (columns - 1 - k - c)],
         2 * (wide - 1) + (high - 1) + (rows - 1 - k - r),
     )
-    return np.asarray(np.argsort(before + along)[::-1])
+    return _shared(np.argsort(before + along)[::-1])
+
+
+def _shared(order: Array) -> Array:
+    order.flags.writeable = False  # the cache hands it to everyone
+    return order
 
 
 def as_image(value: Any, n_chan: int) -> tuple[Array, Array | None]:
@@ -123,56 +140,68 @@ def as_image(value: Any, n_chan: int) -> tuple[Array, Array | None]:
     if isinstance(value, Mapping) and "image" in value:
         mask, weight = value.get("mask"), value.get("weight")
         value = value["image"]
-    if isinstance(value, Mapping) and value.get("bytes") is not None:
-        value = _open_bytes(value["bytes"])
-    image = _channels_last(np.ma.asanyarray(value), n_chan)
+    image = to_array(value)
+    if image.dtype.kind not in "uifb":
+        raise BadRecord("no image", detail=f"values are {image.dtype}")
+    image = _channels_last(image[..., None] if image.ndim == 2 else image, n_chan)
+    if image.ndim != 3 or image.shape[-1] != n_chan:
+        raise BadRecord("another number of channels", detail=f"{image.shape}, n_chan is {n_chan}")
+    pixels = _native(np.ma.getdata(image))
     good = ~np.ma.getmaskarray(image)
-    pixels = np.ma.getdata(image)
     if pixels.dtype.kind == "f":
         good &= np.isfinite(pixels)
     if mask is not None:
-        good &= ~_spread(np.asarray(mask, dtype=bool), pixels.shape, "mask")
+        good &= _spread(to_array(mask), pixels.shape, "mask") == 0
     weights = good.astype(np.float32)
     if weight is not None:
-        given = _spread(np.asarray(weight, dtype=np.float32), pixels.shape, "weight")
+        given = _spread(to_array(weight), pixels.shape, "weight").astype(np.float32)
         weights = np.where(good & np.isfinite(given), np.maximum(given, 0), 0).astype(np.float32)
         weights /= weights[weights > 0].mean() if weights.any() else 1.0
     if not weights.any():
         raise BadRecord("no observed pixel")
-    return _native(pixels), None if weight is None and good.all() else weights
+    return pixels, None if weight is None and good.all() else weights
 
 
-def _open_bytes(data: bytes) -> Array:
-    from PIL import Image, UnidentifiedImageError
+def to_array(value: Any) -> Array:
+    """An array, masked or not, of an array, nested lists, a PIL image or the bytes of one.
 
+    Errors:
+        BadRecord: a damaged picture, or lists of different lengths.
+    """
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        value = value["bytes"]
+    if isinstance(value, bytes):
+        return decode_picture(value)
+    if isinstance(value, Image.Image):
+        return picture_pixels(value)
     try:
-        return np.asarray(Image.open(io.BytesIO(data)))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BadRecord("cannot be read", detail=str(error)) from error
+        return np.ma.asanyarray(value)
+    except ValueError as error:
+        raise BadRecord("no image", detail=str(error)) from error
 
 
 def _channels_last(image: Array, n_chan: int) -> Array:
-    if image.dtype.kind not in "uifb":
-        raise BadRecord("no image", detail=f"values are {image.dtype}")
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim == 3 and image.shape[0] == n_chan != image.shape[-1]:
-        image = np.moveaxis(image, 0, -1)
-    if image.ndim != 3 or image.shape[-1] != n_chan:
-        raise BadRecord("another number of channels", detail=f"{image.shape}, n_chan is {n_chan}")
-    return image
+    """Moves the channels of (C, H, W) last where the shape leaves no other reading."""
+    first = image.ndim == 3 and image.shape[0] == n_chan != image.shape[-1]
+    return np.moveaxis(image, 0, -1) if first else image
 
 
 def _spread(extra: Array, shape: tuple[int, ...], what: str) -> Array:
-    """A mask or weight (H, W) or (H, W, C) as (H, W, C)."""
+    """A mask or weight (H, W), (H, W, 1), (H, W, C) or (C, H, W) as (H, W, C)."""
     extra = extra[..., None] if extra.ndim == 2 else extra
-    if extra.shape[:2] != shape[:2] or extra.shape[-1] not in (1, shape[-1]):
+    if extra.shape[:2] != shape[:2]:
+        extra = _channels_last(extra, shape[-1])
+    if extra.ndim != 3 or extra.shape[:2] != shape[:2] or extra.shape[-1] not in (1, shape[-1]):
         raise BadRecord(f"{what} of another shape", detail=f"{extra.shape} for {shape}")
     return np.broadcast_to(extra, shape)
 
 
 def _native(pixels: Array) -> Array:
     """float32 or whole numbers that torch knows, in the machine's byte order."""
-    kinds = {"f8": "f4", "u2": "i4", "u4": "i8", "b1": "u1", "f2": "f4"}
+    kinds = {
+        **{"f8": "f4", "f16": "f4", "f2": "f4"},
+        **{"u2": "i4", "u4": "i8", "u8": "i8", "b1": "u1"},
+    }
     code = pixels.dtype.str[1:]
-    return np.ascontiguousarray(pixels, dtype=np.dtype(kinds.get(code, code)))
+    with np.errstate(over="ignore"):  # beyond float32 becomes inf, and so not observed
+        return np.ascontiguousarray(pixels, dtype=np.dtype(kinds.get(code, code)))
