@@ -1,7 +1,7 @@
 """A data set of one's own: a plain torch Dataset that hands over ready tokens.
 
-``kind: own_dataset:SpectrumStack`` in a run file constructs it with the fields beside the kind. Each
-item holds content (n, w), positions (n, p) and weights (n, w) for the modality ``spectra``.
+``kind: own_dataset:SpectrumStack`` in a run file constructs it with the fields beside the kind.
+Each item holds content (n, w), positions (n, p) and weights (n, w) for the modality ``spectra``.
 """
 
 from __future__ import annotations

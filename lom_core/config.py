@@ -61,7 +61,6 @@ class DataConfig(Section):
     fit_records: int = Field(default=1000, ge=1)
     look_ahead: int = Field(default=8, ge=1)
 
-
     @field_validator("eval")
     @classmethod
     def _not_train(cls, value: dict[str, Dataset]) -> dict[str, Dataset]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from lom_core.batch import Batch, Span, pack_row
-from lom_core.config import RunConfig, SystemConfig
+from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally
+from lom_core.device import autocast, pick_device
 from lom_core.errors import BadRecord
 from lom_core.loader import eval_batches, open_sources
 from lom_core.model import Lom
@@ -97,13 +97,6 @@ def previous_token(truth: Tensor, span: Span, bos: Tensor) -> tuple[Tensor, Tens
     return torch.cat([truth[:1], truth[:-1]]), first
 
 
-def autocast(system: SystemConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """The run's precision of matrix products."""
-    if system.dtype == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, system.dtype))
-
-
 def validation_readers(config: RunConfig) -> tuple[Source, dict[str, Reader]]:
     """The training source, and a reader of each named validation set."""
     train, named = open_sources(config.data, config.registry, config.train.seed)
@@ -115,7 +108,6 @@ def evaluate_checkpoint(path: str | Path, overrides: Sequence[str] = ()) -> dict
     """Evaluate a checkpoint on its run's validation sets; ``name=value`` changes the config."""
     from lom_core.checkpoint import load_model
     from lom_core.runfile import override
-    from lom_core.train import pick_device
 
     model, config, _ = load_model(path)
     config = override(config, overrides)

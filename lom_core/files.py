@@ -86,8 +86,8 @@ class FileSource:
             value = self.dataset.read(path, row)
         except BadRecord as error:
             at = where if error.row is None else error.row
-            file = path if error.file is None else error.file
-            raise BadRecord(error.reason, file=file, row=at, detail=error.detail) from error
+            named = path if error.file is None else error.file
+            raise BadRecord(error.reason, file=named, row=at, detail=error.detail) from error
         except (OSError, EOFError, ValueError, LookupError, SyntaxError) as error:
             # Decoders raise all of these for damaged files (Pillow even SyntaxError, for PNG).
             detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

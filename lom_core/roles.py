@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_serializer
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lom_core.component import Component
 from lom_core.errors import ConfigError
@@ -173,8 +173,8 @@ class PythonDataset(Dataset, kind="python"):
     target: str
     arguments: dict[str, Any] = {}
 
-    @model_serializer(mode="plain")
-    def _with_kind(self) -> dict[str, Any]:
+    @model_serializer(mode="wrap")
+    def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"kind": self.target, **self.arguments}  # as it is written in a run file
 
     def build(self, registry: ModalityRegistry) -> Source:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from lom_core import checkpoint
 from lom_core.batch import Batch, Row
-from lom_core.config import OptimizerConfig, RunConfig, SystemConfig
+from lom_core.config import OptimizerConfig, RunConfig
 from lom_core.data import LaneState, Reader, Tally
+from lom_core.device import autocast, pick_device
 from lom_core.errors import CheckpointError, ConfigError, TrainingError
-from lom_core.evaluate import Metrics, autocast, evaluate, validation_readers
+from lom_core.evaluate import Metrics, evaluate, validation_readers
 from lom_core.loader import Loader, sample_tokens
 from lom_core.model import Lom
 from lom_core.monitor import Monitor
@@ -299,21 +300,6 @@ def make_optimizer(model: Lom, config: OptimizerConfig) -> torch.optim.Optimizer
     return torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
     )
-
-
-def pick_device(system: SystemConfig) -> torch.device:
-    """ConfigError if the device does not exist here."""
-    name = system.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device={name} cannot be used here: {str(error).splitlines()[0]}; try device=cpu"
-        ) from None
-    return device
 
 
 def read_progress(state: Mapping[str, Any], config: RunConfig) -> Progress:

@@ -27,7 +27,9 @@ from torch.utils.data import Dataset
 def class_of_the_guide() -> str:
     """`class StellarSpectraDataset(Dataset)`, letter by letter."""
     lines = GUIDE.read_text(encoding="utf8").splitlines()
-    start = next(i for i, line in enumerate(lines) if "class StellarSpectraDataset(Dataset)" in line)
+    start = next(
+        i for i, line in enumerate(lines) if "class StellarSpectraDataset(Dataset)" in line
+    )
     indent = len(lines[start]) - len(lines[start].lstrip())
     kept = [lines[start]]
     for line in lines[start + 1 :]:
@@ -98,17 +100,49 @@ system: {{out_dir: {spectra}/run, device: cpu, dtype: float32}}
 
 def test_every_option_of_the_guide_has_its_name_here() -> None:
     """The names that the guide lists, less those that AstroPT's two scripts needed."""
-    from lom_core.config import DataConfig, LoggingConfig, ModelConfig, OptimizerConfig
-    from lom_core.config import SystemConfig, TrainConfig
+    from lom_core.config import (
+        DataConfig,
+        LoggingConfig,
+        ModelConfig,
+        OptimizerConfig,
+        SystemConfig,
+        TrainConfig,
+    )
 
     sections = (DataConfig, LoggingConfig, ModelConfig, OptimizerConfig, SystemConfig, TrainConfig)
     ours = {name for section in sections for name in section.model_fields}
-    named = (
-        "n_layer n_head n_embd block_size dropout bias gradient_accumulation_steps batch_size "
-        "learning_rate weight_decay beta1 beta2 grad_clip decay_lr warmup_iters lr_decay_iters min_lr "
-        "max_iters eval_interval log_interval eval_iters checkpoint_interval eval_only "
-        "always_save_checkpoint init_from device dtype compile out_dir log_via_wandb"
-    ).split()
+    named = [
+        "n_layer",
+        "n_head",
+        "n_embd",
+        "block_size",
+        "dropout",
+        "bias",
+        "gradient_accumulation_steps",
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "beta1",
+        "beta2",
+        "grad_clip",
+        "decay_lr",
+        "warmup_iters",
+        "lr_decay_iters",
+        "min_lr",
+        "max_iters",
+        "eval_interval",
+        "log_interval",
+        "eval_iters",
+        "checkpoint_interval",
+        "eval_only",
+        "always_save_checkpoint",
+        "init_from",
+        "device",
+        "dtype",
+        "compile",
+        "out_dir",
+        "log_via_wandb",
+    ]
     assert set(named) <= ours
     if GUIDE.is_file():  # and the guide does list them
         listed = set(re.findall(r"^- ``(\w+)``:", GUIDE.read_text(), re.MULTILINE))

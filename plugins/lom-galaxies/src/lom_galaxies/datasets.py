@@ -92,10 +92,8 @@ def picture_pixels(image: Any) -> Array:
     Errors:
         BadRecord: it is damaged, or Pillow would cut its 16 bits a colour to 8.
     """
-    if "16" in str(getattr(image, "tile", "")) and image.mode == "RGB":
-        for tile in image.tile:
-            if ";16" in str(tile[3]):
-                raise BadRecord("16 bits a colour", detail="store one band a file, or FITS")
+    if image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", "")):
+        raise BadRecord("16 bits a colour", detail="Pillow keeps 8; store FITS, or one band a file")
     try:
         image.load()  # Pillow decodes late: a damaged image fails here, not in open()
     except DAMAGED as error:

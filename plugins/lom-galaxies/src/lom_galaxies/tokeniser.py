@@ -97,7 +97,8 @@ class PatchEncoder:
         side = round(n**0.5)
         if self.config.grid_shape is None and side * side != n:
             raise ConfigError(
-                f"{n} index positions are no square: set grid_shape=[rows, columns], or positions=grid"
+                f"{n} index positions are no square: set grid_shape=[rows, columns], "
+                "or positions=grid"
             )
         rows, columns = self.config.grid_shape or (side, side)
         return rows, columns, patch_order(rows, columns, self.config.order)[at[:, 0]]
@@ -175,9 +176,10 @@ def to_array(value: Any) -> Array:
     if isinstance(value, Image.Image):
         return picture_pixels(value)
     try:
-        return np.ma.asanyarray(value)
+        image: Array = np.ma.asanyarray(value)
     except ValueError as error:
         raise BadRecord("no image", detail=str(error)) from error
+    return image
 
 
 def _channels_last(image: Array, n_chan: int) -> Array:
