@@ -39,6 +39,12 @@ system: {out_dir: out, dtype: float32, device: cpu}
 
 
 @pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that run side by side inherit a narrow terminal, in which tables wrap."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.fixture(autouse=True)
 def _here(waves: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with a run file on the waves of conftest.py."""
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import struct
@@ -119,7 +120,9 @@ def read_fits(
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
         warnings.filterwarnings("error", message="Error validating header", category=Warning)
         try:
-            with fits.open(path, memmap=False) as hdus:
+            packed = path.name.lower().endswith(".gz")  # whole, or its checksum is never read
+            file = io.BytesIO(gzip.decompress(path.read_bytes())) if packed else path
+            with fits.open(file, memmap=False) as hdus:
                 image = _data(hdus, hdu)
                 mask = None if mask_hdu is None else _data(hdus, mask_hdu) != 0
         except BadRecord:

@@ -1,0 +1,33 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from lom_core.config import SystemConfig
+from lom_core.errors import ConfigError
+
+
+def pick_device(system: SystemConfig) -> torch.device:
+    """ConfigError if the device does not exist here."""
+    name = system.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device={name} cannot be used here: {str(error).splitlines()[0]}; try device=cpu"
+        ) from None
+    return device
+
+
+def autocast(system: SystemConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """The run's precision of matrix products."""
+    if system.dtype == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, system.dtype))
