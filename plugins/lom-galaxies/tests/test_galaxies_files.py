@@ -269,8 +269,12 @@ def test_fits_cut_in_its_header_or_its_second_image(tmp_path: Path) -> None:
     path.write_bytes(whole[: 2880 + 1000])
     bad(path, "damaged FITS file")
     second = 2880 + 2880  # header and data of the first
+    path.write_bytes(whole[: second + 1000])  # not "no HDU SECOND": there was one
+    bad(path, "damaged FITS file", hdu="SECOND")
     path.write_bytes(whole[: second + 2880 + 200])
     bad(path, "damaged FITS file", hdu="SECOND")
+    path.write_bytes(whole[:-100])  # all pixels are there, but the copy was not finished
+    bad(path, "damaged FITS file .*truncated", hdu="SECOND")
 
 
 @settings(

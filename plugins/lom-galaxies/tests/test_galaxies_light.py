@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import subprocess
 import sys
 import warnings
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from lom_galaxies import GalaxyImages, GalaxySamples
 from lom_galaxies.pictures import UNSEEN, draw_image
 from matplotlib.figure import Figure
@@ -200,3 +203,16 @@ def test_from_samples_to_a_report(tmp_path: Path, positions: str) -> None:
     for name in ("val_images_0.png", "loss_images.png"):
         assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
     assert "data:image/png;base64," in report.read_text(encoding="utf8")
+
+
+def test_run_files_of_the_readme() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf8")
+    found = re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    whole = [block for block in found if block.startswith("modalities:")]
+    assert (len(found), len(whole)) == (3, 2)
+    for block in whole:
+        config = RunConfig.model_validate(yaml.safe_load(block))
+        assert isinstance(config.registry.get_config("images"), GalaxyImages)
+    for name, size in re.findall(r"`samples/(\S+)` \|.*\| ([\d,]+) \|$", text, re.MULTILINE):
+        file = resources.files("lom_galaxies") / "samples" / name
+        assert len(file.read_bytes()) == int(size.replace(",", "")), name

@@ -10,7 +10,7 @@ import warnings
 import zlib
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -120,9 +120,7 @@ def read_fits(
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
         warnings.filterwarnings("error", message="Error validating header", category=Warning)
         try:
-            packed = path.name.lower().endswith(".gz")  # whole, or its checksum is never read
-            file = io.BytesIO(gzip.decompress(path.read_bytes())) if packed else path
-            with fits.open(file, memmap=False) as hdus:
+            with _opened(path) as file, fits.open(file, memmap=False) as hdus:
                 image = _data(hdus, hdu)
                 mask = None if mask_hdu is None else _data(hdus, mask_hdu) != 0
         except BadRecord:
@@ -132,6 +130,13 @@ def read_fits(
     if mask is not None and mask.shape not in (image.shape, image.shape[:2]):
         raise BadRecord("mask of another shape", detail=f"{mask.shape} for {image.shape}")
     return image, mask
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The file, which astropy itself would leave open on an error."""
+    if path.name.lower().endswith(".gz"):  # as a whole, or its checksum is never read
+        return io.BytesIO(gzip.decompress(path.read_bytes()))
+    return path.open("rb")
 
 
 def _data(hdus: Any, which: int | str | None) -> Array:
