@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lom_core.batch import Batch, Span, pack_row
 from lom_core.config import RunConfig
-from lom_core.data import Reader, Tally
+from lom_core.data import Reader, Tally, in_stream
 from lom_core.device import autocast, pick_device
 from lom_core.errors import BadRecord
 from lom_core.loader import eval_batches, open_sources
@@ -132,8 +133,8 @@ def examples(model: Lom, reader: Reader, config: RunConfig, n: int) -> Iterator[
     """Up to n objects of each modality. A record that cannot be used is passed over: evaluating
     the set has counted and reported it."""
     missing = dict.fromkeys(model.registry.names(), n)
-    for index in range(len(reader.source)):
-        if not any(missing.values()):
+    for index in count():
+        if not any(missing.values()) or not in_stream(reader.source, index):
             return
         try:
             observation = reader.read(index, None)

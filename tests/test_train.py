@@ -111,6 +111,31 @@ def steps(config: RunConfig, n: int) -> Lom:
 
 
 @pytest.mark.parametrize("objective", ["next_token", "masked"])
+def test_accumulated_gradients_equal_those_of_one_batch(make_run: MakeRun, objective: str) -> None:
+    """Batches of 4, 2 or 1 of the same four rows, one of them without any word."""
+    gradients = []
+    for size in (4, 2, 1):
+        config = make_run(
+            objective=objective,
+            data={"batch_size": size, "gradient_accumulation_steps": 4 // size, "block_size": 24},
+            optimizer={"grad_clip": 0},
+        )
+        torch.manual_seed(0)
+        reader = Reader(validation_readers(config)[0], config.registry, 24)
+        model, _, _ = start(config, reader, torch.device("cpu"), Path(config.system.out_dir))
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        rows = next(iter(Loader(reader, config.data, config.train.seed)))
+        assert any("word" not in row.spans for row in rows) and len(rows) == 4
+        # Plain descent at rate 1 moves the weights by the gradient itself.
+        train_step(model, torch.optim.SGD(model.parameters()), rows, config, rate=1.0)
+        gradients.append({name: before[name] - p for name, p in model.named_parameters()})
+    assert any(g.any() for g in gradients[0].values())
+    for name, whole in gradients[0].items():
+        for parts in gradients[1:]:
+            torch.testing.assert_close(parts[name], whole, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("objective", ["next_token", "masked"])
 def test_accumulation_over_k_equals_one_batch_k_times_larger(
     make_run: MakeRun, objective: str
 ) -> None:
