@@ -9,7 +9,7 @@ resuming is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +29,15 @@ class Reader:
     """Record number -> Observation: tokenise, check, order the modalities, crop to a row."""
 
     def __init__(
-        self, source: Source, registry: ModalityRegistry, block_size: int, shuf: bool = False
+        self,
+        source: Source,
+        registry: ModalityRegistry,
+        block_size: int,
+        shuf: bool = False,
+        leads: Collection[str] = (),
     ) -> None:
         self.source, self.registry = source, registry
-        self.block_size, self.shuf = block_size, shuf
+        self.block_size, self.shuf, self.leads = block_size, shuf, leads
         self.encoders: dict[str, Encoder] = {c.name: c.tokeniser.build() for c in registry}
 
     def read(self, index: int, seed: int | None) -> Observation:
@@ -46,6 +51,7 @@ class Reader:
         if not tokens:
             raise BadRecord("no modality of this run was observed", row=index)
         order = self.registry.generate_sequence(self.shuf and seed is not None, seed=seed)
+        order.sort(key=lambda name: name not in self.leads)  # stable
         tokens = {name: tokens[name] for name in order if name in tokens}
         total = 1 + sum(len(t) for t in tokens.values())
         if total > self.block_size:

@@ -101,8 +101,10 @@ def previous_token(truth: Tensor, span: Span, bos: Tensor) -> tuple[Tensor, Tens
 def validation_readers(config: RunConfig) -> tuple[Source, dict[str, Reader]]:
     """The training source, and a reader of each named validation set."""
     train, named = open_sources(config.data, config.registry, config.train.seed)
-    block_size = config.data.block_size
-    return train, {name: Reader(s, config.registry, block_size) for name, s in named.items()}
+    block_size, leads = config.data.block_size, config.objective.leads
+    return train, {
+        name: Reader(s, config.registry, block_size, leads=leads) for name, s in named.items()
+    }
 
 
 def evaluate_checkpoint(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Metrics]:

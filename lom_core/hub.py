@@ -11,7 +11,7 @@ from lom_core.modality import ModalityRegistry
 from lom_core.roles import Record, Source
 
 if TYPE_CHECKING:
-    from lom_core.builtin import Hub
+    from lom_core.builtin.datasets import Hub
 
 
 def open_hub(config: Hub, registry: ModalityRegistry) -> Source:

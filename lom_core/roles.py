@@ -192,6 +192,11 @@ class Objective(Component, role="objective"):
     see the content of a token that it is asked for: ``testing.leaks`` checks it.
     """
 
+    @property
+    def leads(self) -> tuple[str, ...]:
+        """Modalities that must stand first in each observation."""
+        return ()
+
     def prepare(self, rows: Sequence[Row], layouts: Mapping[str, Layout]) -> Batch:
         raise ConfigError(f"objective '{self.tag}' has no prepare()")
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lom_core.errors import BadRecord, ConfigError, DataError
+from lom_core.errors import BadRecord, ConfigError, DataError, nearest
 from lom_core.modality import ModalityRegistry
 from lom_core.roles import Array, Record, Source, Tokens
 
@@ -113,6 +115,64 @@ class CrossmatchSource:
                 merged.setdefault("id", identity)
             merged.update(record)
         return merged
+
+
+def open_table(
+    path: str, columns: Mapping[str, str], id_column: str | None, where: Mapping[str, str]
+) -> Source:
+    """The chosen cells of a CSV file, numbers as numbers.
+
+    Errors:
+        DataError: no such file, no such column (lists what there is), a row of another length, or
+            no row that ``where`` lets through.
+    """
+    try:
+        with Path(path).expanduser().open(newline="", encoding="utf8") as file:
+            rows = list(csv.DictReader(file, restkey="", restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    known = [] if not rows else [name for name in rows[0] if name]
+    for column in (*columns.values(), *where, *([id_column] if id_column else [])):
+        if column not in known:
+            have = ", ".join(known) or "no row"
+            raise DataError(
+                f"{path} has no column '{column}'{nearest(column, known)}; it has: {have}"
+            )
+    chosen = [row for row in rows if all(row[k] == v for k, v in where.items())]
+    if not chosen:
+        raise DataError(f"{path}: none of {len(rows)} rows has {dict(where)}")
+    records = []
+    for number, row in enumerate(chosen):
+        cells = {name: _cell(row[column]) for name, column in columns.items()}
+        record = {name: value for name, value in cells.items() if value is not None}
+        records.append({**record, "id": row[id_column] if id_column else str(number)})
+    return ListSource(records)
+
+
+def _cell(text: str) -> Any:
+    """A number, text, or None for what was not observed."""
+    if text.strip().lower() in ("", "-", "nan"):
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+
+class ListSource:
+    """Records that are at hand already."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[index]
 
 
 class ConcatSource:

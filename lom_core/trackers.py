@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lom_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lom_core.builtin import Wandb
+    from lom_core.builtin.training import Wandb
 
 
 class WandbLogger:

@@ -60,7 +60,8 @@ def train(config: RunConfig) -> TrainResult:
     out_dir = Path(config.system.out_dir)
 
     source, validation = validation_readers(config)
-    reader = Reader(source, config.registry, config.data.block_size, config.data.shuf)
+    block_size, leads = config.data.block_size, config.objective.leads
+    reader = Reader(source, config.registry, block_size, config.data.shuf, leads)
     model, optimizer, progress = start(config, reader, device, out_dir)
     if config.system.compile:
         model.body.compile()

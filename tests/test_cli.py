@@ -239,7 +239,7 @@ def broken_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plugins_table(broken_plugin: None) -> None:
     shown = lom("plugins")
     assert shown.code == 0 and "\x1b" not in shown.out
-    assert "objective: masked, next_token" in shown.out
+    assert "objective: any_order, masked, next_token, prefix" in shown.out
     assert re.search(r"lom-broken +2\.0 +>=9 +does not load: needs", shown.out)
     assert lom("plugins", "list") == shown
 

@@ -1,0 +1,136 @@
+"""The core's own tokenisers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from lom_core.errors import BadRecord
+from lom_core.modality import ModalityConfig
+from lom_core.roles import Array, Tokeniser, Tokens
+
+
+class Ready(Tokeniser, kind="ready"):
+    """Values that are tokens already: an array, or a mapping content / positions / weights.
+
+    Args:
+        values: values in a token. Ignored when ``vocab`` is set.
+        coordinates: coordinates in a position. Positions left out are 0, 1, 2 ...
+        vocab: number of different tokens when discrete, else 0.
+    """
+
+    values: int = Field(default=1, ge=0)
+    coordinates: int = Field(default=1, ge=1)
+    vocab: int = Field(default=0, ge=0)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.vocab
+
+    @property
+    def width(self) -> int:
+        return 1 if self.vocab else self.values
+
+    @property
+    def pos_width(self) -> int:
+        return self.coordinates
+
+    def encode(self, value: Any) -> Tokens:
+        """Tokens from Tokens, an array (n, w) or (n,), or a mapping of arrays."""
+        if isinstance(value, Tokens):
+            return value
+        parts = value if isinstance(value, Mapping) else {"content": value}
+        content = np.asarray(parts["content"])
+        if self.vocab:
+            content = content.astype(np.int64)
+        elif content.ndim == 1 and self.values == 1:
+            content = content[:, None]
+        positions = parts.get("positions")
+        if positions is None:
+            positions = np.arange(len(content))
+        positions = np.asarray(positions, dtype=np.float32).reshape(len(content), -1)
+        weights = parts.get("weights")
+        if weights is not None:
+            weights = np.asarray(weights, dtype=np.float32).reshape(len(content), -1)
+        if weights is None and content.dtype.kind == "f" and not np.isfinite(content).all():
+            weights = np.isfinite(content).astype(np.float32)
+        return Tokens(content, positions, weights)
+
+    def decode(self, tokens: Tokens) -> dict[str, Array]:
+        """The arrays back: exact."""
+        parts = {"content": tokens.content, "positions": tokens.positions}
+        return parts if tokens.weights is None else {**parts, "weights": tokens.weights}
+
+
+class OneNumber(Tokeniser, kind="one_number"):
+    """A number as one token: a redshift, a mass, a station's altitude.
+
+    The value is a number, or ``{"value": ..., "error": ...}``. A single error cannot be a weight
+    relative to others, so it is only checked. Decoding is exact in float32.
+    """
+
+    def encode(self, value: Any) -> Tokens:
+        parts = value if isinstance(value, Mapping) else {"value": value}
+        try:
+            number = float(np.asarray(parts["value"]).item())
+        except (KeyError, TypeError, ValueError):
+            raise BadRecord("no number", detail=str(value)[:60]) from None
+        if not np.isfinite(number):
+            raise BadRecord("a number that is not finite (leave out what was not measured)")
+        return Tokens(np.array([[number]], np.float32), np.zeros((1, 1), np.float32))
+
+    def decode(self, tokens: Tokens) -> float:
+        return float(tokens.content[0, 0])
+
+
+class OneLabel(Tokeniser, kind="one_label"):
+    """One of a fixed list of labels, as one token.
+
+    Args:
+        labels: in the order of their numbers. Numbers themselves are taken too.
+    """
+
+    labels: tuple[str, ...] = Field(min_length=2)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.labels)
+
+    def encode(self, value: Any) -> Tokens:
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, str) and value in self.labels:
+            number = self.labels.index(value)
+        elif isinstance(value, int) and 0 <= value < len(self.labels):
+            number = value
+        else:
+            told = f"{value!r}; possible: {', '.join(self.labels)}"
+            raise BadRecord("an unknown label", detail=told[:200])
+        return Tokens(np.array([number], np.int64), np.zeros((1, 1), np.float32))
+
+    def decode(self, tokens: Tokens) -> str:
+        return self.labels[int(tokens.content[0])]
+
+
+class Scalar(ModalityConfig, kind="scalar"):
+    """A number an object, answered as a Gaussian: labels are modalities of one token."""
+
+    def defaults(self) -> dict[str, Any]:
+        position = {"kind": "index", "max_positions": 1}
+        return {"tokeniser": "one_number", "position": position, "head": "gaussian"}
+
+
+class Category(ModalityConfig, kind="category"):
+    """A class an object: ``{kind: category, labels: [spiral, elliptical]}``."""
+
+    labels: tuple[str, ...] = Field(min_length=2)
+
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "tokeniser": {"kind": "one_label", "labels": self.labels},
+            "scale": "identity",
+            "position": {"kind": "index", "max_positions": 1},
+            "head": "categorical",
+        }
