@@ -249,8 +249,10 @@ def test_plugins_json(broken_plugin: None) -> None:
     assert shown == json.loads(lom("plugins", "list", "--json").out)
     core, *_, broken = shown
     assert core["distribution"] == "lom-core" and core["kinds"]["objective"] == [
+        "any_order",
         "masked",
         "next_token",
+        "prefix",
     ]
     assert broken["error"] == "needs\nlom-core>=9" and broken["kinds"] == {}
 

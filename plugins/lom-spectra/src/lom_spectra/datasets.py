@@ -6,52 +6,66 @@ import hashlib
 import importlib.util
 import io
 import zipfile
+import zlib
 from importlib import resources
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from lom_core import BadRecord, ConfigError, ModalityRegistry, Record, Source
-from lom_spectra import SpectrumFiles
+from lom_core import BadRecord, ConfigError, Record
+from lom_core.roles import Array
 from lom_spectra.readers import opened
 
-
-def open_samples(split: str, modality: str, registry: ModalityRegistry) -> Source:
-    """The stack of a split, with the objects' names as ids."""
-    path = Path(str(resources.files("lom_spectra") / "samples" / f"supernovae_{split}.fits"))
-    stack = SpectrumFiles(paths=[str(path)], row="all", modality=modality).build(registry)
-    with opened(path) as hdus:
-        names = [str(name) for name in hdus["CATALOGUE"].data["NAME"]]
-    return NamedSource(stack, names)
+BLUEST = 0.2  # micron; two files of sndata count pixels where wavelengths should be
+BRIGHTEST = 1e-14  # erg/s/cm2/Å, about magnitude 14: files of sndata above it are in counts
 
 
-class NamedSource:
-    """A source under ids of its own."""
+class SampleSource:
+    """A split of the supernovae that ship, in memory: they are small, and read again and again."""
 
-    def __init__(self, source: Source, names: list[str]) -> None:
-        self.source, self.names = source, names
+    def __init__(self, split: str, modality: str) -> None:
+        self.modality = modality
+        path = resources.files("lom_spectra") / "samples" / f"supernovae_{split}.fits"
+        with opened(Path(str(path))) as hdus:
+            self.wavelength = hdus["WAVELENGTH"].data.astype(np.float64) * 1e-4  # Å -> micron
+            self.flux = hdus["FLUX"].data.astype(np.float32)  # (objects, pixels)
+            self.names = [str(name) for name in hdus["CATALOGUE"].data["NAME"]]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Record:
-        return {**self.source[index], "id": self.names[index]}
+        value = {"flux": self.flux[index], "wavelength": self.wavelength}
+        return {self.modality: value, "id": self.names[index]}
 
 
-def open_sndata(split: str, modality: str) -> Source:
+def open_sndata(split: str, modality: str) -> ZipSource:
     """ConfigError without the package; it is found, never imported (its imports are heavy)."""
     spec = importlib.util.find_spec("sndata")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    archive = Path(folders[0]) / "sdss" / "Spectra_txt.zip" if folders else None
-    if archive is None or not archive.is_file():
-        raise ConfigError("dataset 'sndata_spectra' needs `pip install lom-spectra[sndata]`")
+    if not folders:
+        raise ConfigError(
+            "dataset 'sndata_spectra' reads the package sndata, which is not installed; "
+            "`pip install lom-spectra[sndata]` brings it"
+        )
+    archive = Path(folders[0]) / "sdss" / "Spectra_txt.zip"
+    if not archive.is_file():
+        raise ConfigError(
+            f"the package sndata in {folders[0]} holds no sdss/Spectra_txt.zip; "
+            "`pip install --force-reinstall lom-spectra[sndata]` brings a version that does"
+        )
     return ZipSource(archive, split, modality)
 
 
 class ZipSource:
-    """Two-column text (wavelength in Å, flux) in a zip, opened anew in each worker.
+    """Two columns of text, wavelength in Å and flux, in a zip that each worker opens itself.
 
-    Members are only read in memory, never extracted.
+    Members are only read into memory, never extracted.
+
+    Errors:
+        BadRecord: a damaged member, or one that is not calibrated (64 of the 1,566 are in counts,
+            2 over pixel numbers).
     """
 
     def __init__(self, archive: Path, split: str, modality: str) -> None:
@@ -61,7 +75,7 @@ class ZipSource:
             names = sorted(n for n in file.namelist() if n.endswith(".txt"))
         self.names = [n for n in names if split in ("all", split_of(n))]
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
 
     def __len__(self) -> int:
@@ -69,18 +83,34 @@ class ZipSource:
 
     def __getitem__(self, index: int) -> Record:
         name = self.names[index]
-        self._open = self._open or zipfile.ZipFile(self.archive)
+        if self._open is None:
+            self._open = zipfile.ZipFile(self.archive)
         try:
-            table = np.loadtxt(io.BytesIO(self._open.read(name)), usecols=(0, 1), ndmin=2)
-        except (ValueError, zipfile.BadZipFile) as error:
+            data = io.BytesIO(self._open.read(name))
+            table = np.loadtxt(data, usecols=(0, 1), ndmin=2)
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadRecord("cannot be read", file=name, detail=str(error)) from error
-        table = table[::-1] if _reversed(table) else table
-        value = {"wavelength": table[:, 0] * 1e-4, "flux": table[:, 1].astype(np.float32)}
+        try:
+            value = _calibrated(table)
+        except BadRecord as error:
+            raise BadRecord(error.reason, file=name, detail=error.detail) from error
         return {self.modality: value, "id": PurePosixPath(name).stem}
 
 
-def _reversed(table: np.ndarray) -> bool:
-    return bool(len(table) > 1 and (np.diff(table[:, 0]) < 0).all())
+def _calibrated(table: Array) -> dict[str, Array]:
+    """Of (n, 2) Å and erg/s/cm2/Å: flux (n,) in 1e-17 of that, wavelength (n,) micron, mask (n,).
+
+    Fluxes of exactly 0 fill up what was not observed. 44 spectra run from red to blue.
+    """
+    table = table[::-1] if (np.diff(table[:, 0]) < 0).all() else table
+    wavelength, flux = table[:, 0] * 1e-4, table[:, 1]
+    filled = flux == 0
+    typical = float(np.median(np.abs(flux[~filled]))) if not filled.all() else 0.0
+    if wavelength.min() < BLUEST:
+        raise BadRecord("not calibrated in wavelength", detail=f"begins at {table[0, 0]:g} Å")
+    if typical > BRIGHTEST:
+        raise BadRecord("not calibrated in flux", detail=f"typically {typical:.3g} erg/s/cm2/Å")
+    return {"flux": (flux * 1e17).astype(np.float32), "wavelength": wavelength, "mask": filled}
 
 
 def split_of(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from lom_core import BadRecord
 from lom_core.roles import Array
+from lom_spectra.wavelengths import air_to_vacuum, to_micron
 
 if TYPE_CHECKING:
     from lom_spectra import SpectrumFiles
@@ -19,17 +21,24 @@ if TYPE_CHECKING:
 # Column names in the wild, lower case, in order of preference.
 NAMES = {
     "flux": ("flux", "flam", "f_lambda", "spec", "intensity"),
-    "wavelength": ("wavelength", "wave", "lambda", "lam", "wl", "loglam", "log_lam", "loglambda"),
-    "ivar": ("ivar", "invvar"),
+    "wavelength": ("wavelength", "wave", "lambda", "lam", "wl"),
+    "loglam": ("loglam", "log_lam", "loglambda", "logwave"),
+    "ivar": ("ivar", "invvar", "flux_ivar"),
     "error": ("error", "err", "sigma", "flux_error", "fluxerr", "flux_err", "uncertainty", "std"),
-    "mask": ("and_mask", "mask", "qual", "flag"),
+    "mask": ("and_mask", "mask"),
 }
-MICRON = {"angstrom": 1e-4, "nm": 1e-3, "micron": 1.0}
 TEXT = (".txt", ".dat", ".csv", ".ascii")
+NO_WAVELENGTH = ("FREQ", "ENER", "WAVN", "VRAD", "VOPT", "ZOPT", "VELO", "BETA")  # of CTYPE1
+SAME = 1e-7  # wavelengths of two arms that differ by less, relative, are one
+# What astropy raises for damaged files, besides its warnings.
+DAMAGED = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, zlib.error)
+
+Parts = dict[str, Any]
+"""Arrays (n,) under the keys of NAMES."""
 
 
 def read_spectrum(config: SpectrumFiles, path: Path, row: int) -> dict[str, Array]:
-    """The raw spectrum; wavelengths (n,) float64 in vacuum micron.
+    """flux (n,) float32, wavelength (n,) float64 vacuum micron, and ivar and mask if there are any.
 
     A spectrum that is stored from red to blue is turned round. Wavelengths in any other disorder
     are left as they are, for the tokeniser to refuse.
@@ -38,212 +47,253 @@ def read_spectrum(config: SpectrumFiles, path: Path, row: int) -> dict[str, Arra
         BadRecord: damaged file, no such HDU, column or row; says which there are.
     """
     if config.format == "text" or (config.format == "auto" and path.name.lower().endswith(TEXT)):
-        parts, unit = read_text(path), "angstrom"
+        parts, unit = read_text(config, path)
     else:
         with opened(path) as hdus:
             parts, unit = _read_fits(config, hdus, row)
-    parts = {key: np.asarray(value) for key, value in parts.items()}
+    parts = {what: np.asarray(values).ravel() for what, values in parts.items()}
     wavelength = to_micron(parts["wavelength"], unit if config.unit == "auto" else config.unit)
-    parts["wavelength"] = air_to_vacuum(wavelength) if config.medium == "air" else wavelength
-    if "error" in parts:
-        sigma = parts.pop("error").astype(np.float64)
-        positive = sigma > 0  # an error of 0 or NaN is no measurement
-        parts.setdefault("ivar", np.where(positive, 1 / np.where(positive, sigma, 1) ** 2, 0))
-    if len(wavelength) > 1 and (np.diff(parts["wavelength"]) < 0).all():
-        parts = {key: value[::-1] for key, value in parts.items()}
-    if config.wavelength_range and len({len(v) for v in parts.values()}) == 1:
-        low, high = config.wavelength_range
-        inside = (parts["wavelength"] >= low) & (parts["wavelength"] <= high)
-        if not inside.any():
-            raise BadRecord("no pixel in wavelength_range", detail=f"[{low}, {high}] micron")
-        parts = {key: value[inside] for key, value in parts.items()}
-    return parts
+    spectrum = {
+        "flux": parts["flux"].astype(np.float32),
+        "wavelength": air_to_vacuum(wavelength) if config.medium == "air" else wavelength,
+    }
+    if "ivar" in parts:
+        spectrum["ivar"] = parts["ivar"].astype(np.float64)
+    elif "error" in parts:
+        spectrum["ivar"] = inverse_variance(parts["error"])
+    if "mask" in parts:
+        spectrum["mask"] = parts["mask"] != 0
+    if len(wavelength) > 1 and (np.diff(wavelength) < 0).all():
+        spectrum = {what: values[::-1] for what, values in spectrum.items()}
+    return _cut(config, spectrum)
 
 
-def count_rows(path: Path) -> int:
-    """Spectra in a stack; 1 for everything else, also for files that `read` will refuse."""
-    if path.name.lower().endswith(TEXT):
-        return 1
-    try:
-        with opened(path) as hdus:
-            arms = stack_arms(hdus)
-            shape = hdus[f"{arms[0]}FLUX"].shape if arms else ()
-    except (OSError, BadRecord):
-        return 1
-    return int(shape[0]) if len(shape) == 2 else 1
+def inverse_variance(error: Array) -> Array:
+    """1 / error^2 (n,) float64, and 0 where the error is none: not above 0, or not finite."""
+    sigma = error.astype(np.float64)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        return np.asarray(np.where(np.isfinite(sigma) & (sigma > 0), sigma**-2.0, 0))
+
+
+def _cut(config: SpectrumFiles, spectrum: dict[str, Array]) -> dict[str, Array]:
+    """The part inside wavelength_range. The tokeniser refuses lengths that differ."""
+    if config.wavelength_range is None or len({len(v) for v in spectrum.values()}) > 1:
+        return spectrum
+    low, high = config.wavelength_range
+    at = spectrum["wavelength"]
+    inside = (at >= low) & (at <= high)
+    if not inside.any():
+        there = f"it has {at.min():.4g} to {at.max():.4g} micron" if len(at) else "it has no pixel"
+        raise BadRecord("no pixel in wavelength_range", detail=f"[{low}, {high}]; {there}")
+    return {what: values[inside] for what, values in spectrum.items()}
+
+
+# ---------------------------------------------------------------------------------------- FITS
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A FITS file; one that is cut short is a BadRecord (astropy only warns, and pads)."""
+    """The HDUs of a FITS file; a damaged one is a BadRecord (astropy only warns, and goes on)."""
     from astropy.io import fits
     from astropy.utils.exceptions import AstropyUserWarning
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
-        warnings.filterwarnings("error", message="Error validating header", category=Warning)
+        for message in (".*truncated", "Error validating header", ".*file may be corrupted"):
+            warnings.filterwarnings("error", message=message, category=Warning)
         try:
             with fits.open(path, memmap=False) as hdus:
+                len(hdus)  # reads all headers: only then is a missing end noticed
                 yield hdus
         except BadRecord:
             raise
-        except (AstropyUserWarning, OSError, TypeError, ValueError) as error:
-            raise BadRecord("damaged FITS file", detail=" ".join(str(error).split())) from error
+        except (*DAMAGED, AstropyUserWarning, fits.VerifyError) as error:
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise BadRecord("damaged FITS file", detail=told) from error
 
 
-def _read_fits(config: SpectrumFiles, hdus: Any, row: int) -> tuple[dict[str, Any], str]:
-    arms = stack_arms(hdus)
-    if config.format == "stack" or (config.format == "auto" and arms and config.hdu is None):
-        return read_stack(hdus, arms, row)
-    if config.format == "image":
-        return read_wcs(_hdu(hdus, 0 if config.hdu is None else config.hdu))
-    if config.hdu is not None:
-        hdu = _hdu(hdus, config.hdu)
-        is_table = hasattr(hdu, "columns")
-        return read_table(config, hdu) if is_table else read_wcs(hdu)
-    tables = [h for h in hdus if hasattr(h, "columns")]
-    best = next((h for h in tables if _column(config, h, "flux")), None)
-    if best is not None or (tables and config.format == "table"):
-        return read_table(config, best if best is not None else tables[0])
-    images = [h for h in hdus if h.is_image and h.data is not None and np.squeeze(h.data).ndim == 1]
-    if images and not tables:
-        return read_wcs(images[0])
-    if tables:
-        return read_table(config, tables[0])  # raises: names the columns that there are
-    raise BadRecord("no spectrum", detail=f"HDUs: {_listed(hdus)}")
+def count_rows(config: SpectrumFiles, path: Path) -> int:
+    """Spectra in a file; 1 too for a file that `read_spectrum` will refuse."""
+    if config.format == "text" or path.name.lower().endswith(TEXT):
+        return 1
+    try:
+        with opened(path) as hdus:
+            arms, table = find_arms(hdus), _find_table(config, hdus)
+            if config.format != "table" and arms and config.hdu is None:
+                return _rows(hdus[f"{arms[0]}FLUX"])
+            if table is not None:
+                name = pick(table.columns.names, "flux", config.flux)
+                one_a_row = table.columns.dtype[name].shape != ()  # known without reading it
+                return int(table.header["NAXIS2"]) if one_a_row else 1
+    except BadRecord:
+        pass  # raised again, and reported, when it is read
+    return 1
 
 
-def read_table(config: SpectrumFiles, hdu: Any) -> tuple[dict[str, Any], str]:
-    """Columns of a table, a pixel a row; or array columns of a table of one row."""
-    found = {what: _column(config, hdu, what) for what in NAMES}
+def _rows(image: Any) -> int:
+    return int(image.shape[0]) if len(image.shape) == 2 else 1
+
+
+def _read_fits(config: SpectrumFiles, hdus: Any, row: int) -> tuple[Parts, str]:
+    """The parts of a spectrum and the unit of its wavelengths."""
+    arms = find_arms(hdus)
+    if config.format == "desi" or (config.format == "auto" and arms and config.hdu is None):
+        return read_arms(hdus, _chosen_arms(config, hdus, arms), row)
+    chosen = list(hdus) if config.hdu is None else [_hdu(hdus, config.hdu)]
+    tables = [hdu for hdu in chosen if hasattr(hdu, "columns")]
+    images = [hdu for hdu in chosen if hdu.is_image and sum(n > 1 for n in hdu.shape) == 1]
+    if tables and config.format in ("auto", "table"):
+        return read_table(config, _find_table(config, hdus) or tables[0], row)
+    if images and config.format in ("auto", "image"):
+        return read_image(config, hdus, images[0])
+    what = {"table": "table", "image": "1-D image"}.get(config.format, "spectrum")
+    where = "" if config.hdu is None else f" in HDU {config.hdu}"
+    raise BadRecord(f"no {what}{where}", detail=f"HDUs: {_listed(hdus)}")
+
+
+def read_table(config: SpectrumFiles, table: Any, row: int) -> tuple[Parts, str]:
+    """A pixel a row; or a spectrum a row, where the columns hold arrays."""
+    found, is_log = _roles(config, list(table.columns.names))
+    parts = {}
+    for what, name in found.items():
+        values = table.data[name]
+        array_a_row = np.ndim(values) == 2 or values.dtype == object  # of one length, or of many
+        parts[what] = _take(values, row) if array_a_row else values
+    return parts, _unit(table.columns[found["wavelength"]].unit, is_log)
+
+
+def _roles(config: SpectrumFiles, names: list[str]) -> tuple[dict[str, str], bool]:
+    """The column of each part of a spectrum, and whether its wavelengths are logarithms."""
+    found = {what: pick(names, what, getattr(config, what)) for what in NAMES}
+    for what in NAMES:
+        wanted = getattr(config, what)
+        if wanted is not None and found[what] is None:
+            raise BadRecord(f"no column {wanted}", detail=f"the columns are {', '.join(names)}")
+    log = found.pop("loglam")
+    if found["wavelength"] is None or (config.loglam and not config.wavelength):
+        found["wavelength"] = log
     for what in ("flux", "wavelength"):
         if found[what] is None:
-            have = ", ".join(hdu.columns.names)
-            raise BadRecord(f"no {what} column", detail=f"set {what}=NAME; the columns are {have}")
-    parts = {k: np.squeeze(hdu.data[name]) for k, name in found.items() if name is not None}
-    if "mask" in parts:
-        parts["mask"] = parts["mask"] != 0
-    name = str(found["wavelength"])
-    return parts, _unit(hdu.columns[name].unit, name)
+            told = f"set {what}: NAME; the columns are {', '.join(names)}"
+            raise BadRecord(f"no {what} column", detail=told)
+    chosen = {what: name for what, name in found.items() if name is not None}
+    return chosen, chosen["wavelength"] == log
 
 
-def _column(config: SpectrumFiles, hdu: Any, what: str) -> str | None:
-    """The name of a column as the table spells it."""
-    names = list(hdu.columns.names)
-    wanted = getattr(config, what)
-    if wanted is not None:
-        if wanted not in names:
-            have = ", ".join(names)
-            raise BadRecord(f"no column {wanted}", detail=f"the columns are {have}")
-        return str(wanted)
+def _find_table(config: SpectrumFiles, hdus: Any) -> Any:
+    """The first table with a flux column, or None."""
+    chosen = hdus if config.hdu is None else [_hdu(hdus, config.hdu)]
+    tables = (hdu for hdu in chosen if hasattr(hdu, "columns"))
+    return next((t for t in tables if pick(t.columns.names, "flux", config.flux)), None)
+
+
+def pick(names: list[str], what: str, wanted: str | None) -> str | None:
+    """Which of the names is asked for, or else is known for it; whatever its case."""
     lower = {name.lower(): name for name in reversed(names)}
+    if wanted is not None:
+        return wanted if wanted in names else lower.get(wanted.lower())
     return next((lower[name] for name in NAMES[what] if name in lower), None)
 
 
-def stack_arms(hdus: Any) -> list[str]:
-    """The prefixes of HDUs [ARM_]WAVELENGTH that have a [ARM_]FLUX beside them."""
-    names = {h.name for h in hdus}
-    arms = [n.removesuffix("WAVELENGTH") for n in names if n.endswith("WAVELENGTH")]
-    return sorted(arm for arm in arms if f"{arm}FLUX" in names)
+def _take(values: Array, row: int) -> Array:
+    if not 0 <= row < len(values):
+        raise BadRecord("no such row", row=row, detail=f"it has {len(values)}, from 0")
+    return np.asarray(values[row])
 
 
-def read_stack(hdus: Any, arms: list[str], row: int) -> tuple[dict[str, Any], str]:
-    """Row ``row`` of each arm. Pixels that arms share are averaged by inverse variance."""
+def find_arms(hdus: Any) -> list[str]:
+    """The prefixes of HDUs [ARM_]WAVELENGTH that have a [ARM_]FLUX beside them, as in the file."""
+    names = [hdu.name for hdu in hdus]
+    arms = [name.removesuffix("WAVELENGTH") for name in names if name.endswith("WAVELENGTH")]
+    return [arm for arm in arms if f"{arm}FLUX" in names]
+
+
+def _chosen_arms(config: SpectrumFiles, hdus: Any, arms: list[str]) -> list[str]:
     if not arms:
         raise BadRecord("no HDUs [ARM_]WAVELENGTH and [ARM_]FLUX", detail=f"HDUs: {_listed(hdus)}")
-    names = {h.name for h in hdus}
+    chosen = arms if config.arms is None else [f"{arm.upper()}_" for arm in config.arms]
+    missing = [arm for arm in chosen if arm not in arms]
+    if missing:
+        told = f"{', '.join(missing)} asked, it has {', '.join(arms)}".replace("_", "")
+        raise BadRecord("no such arm", detail=told)
+    return chosen
+
+
+def read_arms(hdus: Any, arms: list[str], row: int) -> tuple[Parts, str]:
+    """Row ``row`` of each arm, in one sequence of ascending wavelength.
+
+    Pixels that arms share (DESI's grids coincide where they overlap) are averaged by inverse
+    variance, as DESI itself coadds; pixels that lie between one another's stay as they are.
+    """
+    names = {hdu.name for hdu in hdus}
     gathered: dict[str, list[Array]] = {"wavelength": [], "flux": [], "ivar": []}
     for arm in arms:
-        flux = np.atleast_2d(hdus[f"{arm}FLUX"].data)
-        if not 0 <= row < len(flux):
-            raise BadRecord(f"no row {row}", detail=f"the stack has {len(flux)}")
-        weight = np.isfinite(flux[row]).astype(np.float64)
+        flux = _image_row(hdus[f"{arm}FLUX"], row).astype(np.float64)
+        ivar = np.ones(len(flux))
         if f"{arm}IVAR" in names:
-            weight = weight * np.atleast_2d(hdus[f"{arm}IVAR"].data)[row]
+            ivar = _image_row(hdus[f"{arm}IVAR"], row).astype(np.float64)
+        good = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
         if f"{arm}MASK" in names:
-            weight = weight * (np.atleast_2d(hdus[f"{arm}MASK"].data)[row] == 0)
+            good &= _image_row(hdus[f"{arm}MASK"], row) == 0
         gathered["wavelength"].append(np.asarray(hdus[f"{arm}WAVELENGTH"].data, np.float64))
-        gathered["flux"].append(np.nan_to_num(flux[row].astype(np.float64)))
-        gathered["ivar"].append(weight)
-    unit = _unit(hdus[f"{arms[0]}WAVELENGTH"].header.get("BUNIT"), "wavelength")
-    wavelength, flux, ivar = (np.concatenate(gathered[k]) for k in ("wavelength", "flux", "ivar"))
-    grid, where = np.unique(wavelength.round(4), return_inverse=True)
-    total = np.bincount(where, ivar)
-    mean = np.bincount(where, ivar * flux) / np.where(total > 0, total, 1)
-    return {"wavelength": grid, "flux": np.where(total > 0, mean, np.nan), "ivar": total}, unit
+        gathered["flux"].append(np.where(good, flux, 0))
+        gathered["ivar"].append(np.where(good, ivar, 0))
+    wavelength, flux, ivar = (np.concatenate(values) for values in gathered.values())
+    if len(wavelength) != len(flux):
+        return {"wavelength": wavelength, "flux": flux}, "angstrom"  # the tokeniser refuses it
+    order = np.argsort(wavelength, kind="stable")
+    wavelength, flux, ivar = wavelength[order], flux[order], ivar[order]
+    first = np.diff(wavelength, prepend=-np.inf) > SAME * wavelength
+    group = np.cumsum(first) - 1
+    total = np.bincount(group, ivar)
+    mean = np.bincount(group, ivar * flux) / np.where(total > 0, total, 1)
+    unit = _unit(hdus[f"{arms[0]}WAVELENGTH"].header.get("BUNIT"))
+    flux = np.where(total > 0, mean, np.nan)
+    return {"wavelength": wavelength[first], "flux": flux, "ivar": total}, unit
 
 
-def read_wcs(hdu: Any) -> tuple[dict[str, Any], str]:
-    """A 1-D image: wavelength = CRVAL1 + (pixel - CRPIX1) CDELT1, or 10 to that (DC-FLAG = 1,
-    CTYPE1 = WAVE-LOG in its log10 form as IRAF writes it)."""
-    header = hdu.header
-    if hdu.data is None or np.squeeze(hdu.data).ndim != 1:
-        shape = None if hdu.data is None else hdu.data.shape
-        raise BadRecord("no 1-D image", detail=f"HDU {hdu.name or 'PRIMARY'} has shape {shape}")
-    flux = np.squeeze(hdu.data)
-    step = header.get("CDELT1", header.get("CD1_1"))
-    if step is None or "CRVAL1" not in header:
+def _image_row(image: Any, row: int) -> Array:
+    """(n,) of an image (rows, n), reading no other row; or the whole image (n,)."""
+    if len(image.shape) == 1:
+        return _take(image.data[None], row)
+    if not 0 <= row < image.shape[0]:
+        return _take(np.empty(image.shape[0]), row)  # raises
+    return np.asarray(image.section[row])
+
+
+def read_image(config: SpectrumFiles, hdus: Any, image: Any) -> tuple[Parts, str]:
+    """A 1-D image with a WCS; ivar, error and mask from HDUs, where the config names them.
+
+    w = CRVAL1 + (pixel - CRPIX1) CD1_1 (or CDELT1). Wavelength is w itself; 10^w, where IRAF's
+    DC-FLAG is 1 or CTYPE1 begins with LOG; CRVAL1 exp((w - CRVAL1) / CRVAL1) for WAVE-LOG
+    (Greisen et al. 2006, A&A 446, 747, eq. 5).
+    """
+    header = image.header
+    flux = np.squeeze(image.data)
+    step = header.get("CD1_1") or header.get("CDELT1")
+    start = header.get("CRVAL1")
+    if not step or start is None:
         raise BadRecord("no wavelength scale", detail="CRVAL1 and CDELT1 (or CD1_1) are needed")
-    pixel = np.arange(1, len(flux) + 1) - header.get("CRPIX1", 1.0)
-    wavelength = header["CRVAL1"] + pixel * step
-    is_log = header.get("DC-FLAG") == 1 or str(header.get("CTYPE1", "")).upper().startswith("LOG")
-    unit = "log10_angstrom" if is_log else _unit(header.get("CUNIT1"), "wavelength")
-    return {"wavelength": wavelength, "flux": flux}, unit
+    wavelength = start + (np.arange(1, len(flux) + 1) - header.get("CRPIX1", 1.0)) * step
+    axis, _, algorithm = str(header.get("CTYPE1", "")).strip(" -").upper().partition("-")
+    if axis[:4] in NO_WAVELENGTH or (axis in ("WAVE", "AWAV") and algorithm not in ("", "LOG")):
+        raise BadRecord("the axis is no wavelength", detail=f"CTYPE1 = {header['CTYPE1']}")
+    if axis == "AWAV" and config.medium != "air":
+        raise BadRecord("wavelengths in air", detail="CTYPE1 = AWAV; set medium: air")
+    if axis in ("WAVE", "AWAV") and algorithm == "LOG":
+        wavelength = start * np.exp((wavelength - start) / start)
+    parts = {"wavelength": wavelength, "flux": flux}
+    for what in ("ivar", "error", "mask"):
+        if (name := getattr(config, what)) is not None:
+            parts[what] = np.squeeze(_hdu(hdus, name).data)
+    return parts, _unit(header.get("CUNIT1"), header.get("DC-FLAG") == 1 or axis[:3] == "LOG")
 
 
-def read_text(path: Path) -> dict[str, Any]:
-    """Columns wavelength, flux and perhaps error; white space or commas; # comments; a header."""
-    rows: list[list[float]] = []
-    for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), start=1):
-        words = line.split("#")[0].replace(",", " ").split()
-        if not words:
-            continue
-        try:
-            rows.append([float(word) for word in words])
-        except ValueError:
-            if rows:
-                raise BadRecord("a line that is no number", row=number, detail=line[:60]) from None
-    if not rows:
-        raise BadRecord("no numbers")
-    widths = {len(row) for row in rows}
-    if len(widths) > 1 or min(widths) < 2:
-        told = ", ".join(str(w) for w in sorted(widths))
-        raise BadRecord("needs columns wavelength and flux", detail=f"lines have {told} columns")
-    columns = np.array(rows).T
-    return dict(zip(("wavelength", "flux", "error"), columns, strict=False))
-
-
-def to_micron(wavelength: Array, unit: str) -> Array:
-    values = wavelength.astype(np.float64)
-    return np.asarray(10**values * 1e-4 if unit == "log10_angstrom" else values * MICRON[unit])
-
-
-def air_to_vacuum(wavelength: Array) -> Array:
-    """Micron in air to micron in vacuum: the inverse of Ciddor (1996, Applied Optics 35, 1566) as
-    fitted by N. Piskunov for VALD3; between 0.2 and 10 micron."""
-    s2 = (1 / wavelength) ** 2
-    n = (
-        1
-        + 0.00008336624212083
-        + 0.02408926869968 / (130.1065924522 - s2)
-        + 0.0001599740894897 / (38.92568793293 - s2)
-    )
-    return np.asarray(wavelength * n)
-
-
-def _unit(given: Any, name: str) -> str:
-    """The unit that a file states, or that the column's name implies."""
-    if "log" in name.lower():
+def _unit(stated: Any, is_log: bool = False) -> str:
+    """The unit of wavelengths: what the file states, or else Ångström; of their log10 if so."""
+    stated = str(stated or "").strip()
+    if is_log or "log" in stated.lower() or "dex" in stated.lower():
         return "log10_angstrom"
-    if not given:
-        return "angstrom"
-    from astropy import units
-
-    factor = units.Unit(str(given), parse_strict="silent")
-    for unit, micron in MICRON.items():
-        if factor.is_equivalent(units.um) and np.isclose(factor.to(units.um), micron):
-            return unit
-    raise BadRecord("unknown unit of wavelength", detail=f"'{given}'; set unit= in the run file")
+    return stated or "angstrom"
 
 
 def _hdu(hdus: Any, which: int | str) -> Any:
@@ -254,4 +304,48 @@ def _hdu(hdus: Any, which: int | str) -> Any:
 
 
 def _listed(hdus: Any) -> str:
-    return ", ".join(f"{i} {h.name or '-'}" for i, h in enumerate(hdus))
+    return ", ".join(f"{i} {hdu.name or '-'}" for i, hdu in enumerate(hdus))
+
+
+# ---------------------------------------------------------------------------------------- text
+
+
+def read_text(config: SpectrumFiles, path: Path) -> tuple[Parts, str]:
+    """Columns wavelength, flux and perhaps error, or those that one line of names says.
+
+    White space or commas between them; ``#`` begins a comment. More than three columns need the
+    line of names. Wavelengths are in Ångström (log10 of it under a name like loglam).
+    """
+    names, rows = _numbers(path)
+    if not names:
+        if len(rows[0]) > 3:
+            raise BadRecord("no names of columns", detail=f"{len(rows[0])} columns need them")
+        names = ["wavelength", "flux", "error"][: len(rows[0])]
+    columns = dict(zip(names, np.array(rows).T, strict=True))
+    found, is_log = _roles(config, names)
+    return {what: columns[name] for what, name in found.items()}, _unit(None, is_log)
+
+
+def _numbers(path: Path) -> tuple[list[str], list[list[float]]]:
+    """The names, if a line says them, and the rows of numbers, all of one length from 2 on."""
+    names: list[str] = []
+    rows: list[list[float]] = []
+    text = path.read_text(encoding="utf8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split("#")[0].replace(",", " ").split()
+        if not words:
+            continue
+        try:
+            rows.append([float(word) for word in words])
+        except ValueError:
+            if names or rows:
+                raise BadRecord("a line that is no number", row=number, detail=line[:60]) from None
+            names = words
+            continue
+        expected = len(names) or len(rows[0])
+        if len(words) < 2 or len(words) != expected:
+            told = f"{len(words)} instead of {max(expected, 2)}: {line[:60]}"
+            raise BadRecord("a line with another number of columns", row=number, detail=told)
+    if not rows:
+        raise BadRecord("no line of numbers", detail="needs columns wavelength and flux")
+    return names, rows
