@@ -29,7 +29,10 @@ HOOKS = [name for name in dir(hookspecs) if name.startswith("lom_")]
 # What to say when a kind of ours is asked for and its plugin is not installed.
 FIRST_PARTY = {
     "lom-galaxies": ("galaxy_images", "galaxy_files", "galaxy_samples", "image_patches"),
-    "lom-spectra": ("spectra", "spectrum_files", "spectrum_samples", "spectrum_windows"),
+    "lom-spectra": (
+        *("spectra", "spectrum_windows"),
+        *("spectrum_files", "spectrum_samples", "sndata_spectra"),
+    ),
 }
 
 
