@@ -17,7 +17,7 @@ import pytest
 from astropy.io import fits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lom_galaxies import GalaxyFiles, GalaxyImages
+from lom_galaxies import GalaxyFiles, GalaxyImages, GalaxySamples, ImagePatches
 from PIL import Image
 
 from lom_core import BadRecord, ConfigError, DataError, Dataset, ModalityRegistry, Source
@@ -57,13 +57,13 @@ def bad(path: Path, reason: str, named: Path | None = None, **fields: Any) -> Ba
     return caught.value
 
 
-def test_the_galaxy_that_ships() -> None:
-    path = Path(str(resources.files("lom_galaxies") / "samples" / "one_galaxy.fits"))
-    image = read(path)
-    assert image.shape == (32, 32, 3) and image.dtype == np.uint8
-    assert image[10:22, 10:22].mean() > 2 * image[:4].mean(), "the galaxy is in the middle"
-    tokens = Reader(source([path]), REGISTRY, 100).read(0, None).tokens["images"]
-    assert tokens.content.shape == (64, 48)
+def test_the_galaxy_that_ships_one_file_a_band() -> None:
+    path = Path(str(resources.files("lom_galaxies") / "samples" / "one_galaxy_{band}.fits"))
+    rows = source([path], bands=["red", "green", "blue"])
+    image = rows[0]["images"]
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, GalaxySamples(split="val").build(REGISTRY)[0]["images"])
+    assert Reader(rows, REGISTRY, 100).read(0, None).tokens["images"].content.shape == (64, 48)
 
 
 @pytest.mark.parametrize("dtype", ["u1", ">i2", ">i4", ">f4", ">f8"])
@@ -153,6 +153,28 @@ def test_cubes_and_masks(tmp_path: Path) -> None:
     assert np.array_equal(cropped["image"], image[1:19, 3:21])
     assert np.argwhere(cropped["mask"]).tolist() == [[1, 0, 1]]
     bad(path, r"image smaller than image_size \(20 x 24, 21 asked", image_size=21)
+
+
+def test_weights_of_an_hdu(tmp_path: Path) -> None:
+    ivar = np.full((20, 24), 2e38)  # of 1e-19 erg/s/cm2: its mean overflows float32
+    ivar[0, 0], ivar[0, 1], ivar[0, 2] = 0, np.nan, 6e38
+    hdus = [fits.ImageHDU(ivar, name="IVAR"), fits.ImageHDU(ivar[1:], name="SHORT")]
+    for band in "gr":
+        write_fits(tmp_path / f"a_{band}.fits", fits.PrimaryHDU(FLUX), *hdus)
+    path = tmp_path / "a_g.fits"
+    value = read(path, weight_hdu="IVAR", image_size=20)
+    assert np.array_equal(value["weight"], ivar[:, 2:22]) and set(value) == {"image", "weight"}
+    value = read(tmp_path / "a_{band}.fits", bands=["g", "r"], weight_hdu="IVAR")
+    weights = ImagePatches(patch_size=4, n_chan=2).build().encode(value).weights
+    assert (weights == 0).sum() == 2 * 2
+    assert weights[0, 4] == weights[0, 5] == pytest.approx(3 * weights[-1, -1])
+    assert weights[weights > 0].mean() == pytest.approx(1)
+    bad(path, "weight of another shape", weight_hdu="SHORT")
+    bad(path, "no HDU 7", weight_hdu=7)
+    picture = tmp_path / "a.png"
+    Image.fromarray(RGB).save(picture)
+    for name in ("mask_hdu", "weight_hdu"):  # never read as if all of it were good
+        bad(picture, "a picture has no HDU", **{name: 1})
 
 
 def test_one_file_a_band(tmp_path: Path) -> None:
@@ -252,7 +274,8 @@ def test_damaged_files(tmp_path: Path, name: str) -> None:
         Image.fromarray(noise).save(path)
     whole = path.read_bytes()
     assert read(path).size == noise.size
-    for end in (len(whole) // 2, len(whole) - 3000, 700, 100, 20, 3):
+    ends = [len(whole) - n for n in (1, 2, 8, 12, 13, 16, 20)]  # PNG: inside its last chunks
+    for end in (len(whole) // 2, len(whole) - 3000, 700, 100, 20, 3, *ends):
         path.write_bytes(whole[:end])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the verdict counts, not astropy's asides
@@ -355,13 +378,14 @@ def test_bands_listed_beside_the_list(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_config_round_trip_and_pickle(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-    Image.fromarray(RGB).save(path)
+    flags = fits.ImageHDU((FLUX > 1).astype(np.uint8))
+    path = write_fits(tmp_path / "a.fits", fits.ImageHDU(FLUX, name="SCI"), flags)
     config = GalaxyFiles(paths=[str(path)], hdu="SCI", mask_hdu=2, image_size=8)
     assert config.model_dump()["kind"] == "galaxy_files"
     assert Dataset.model_validate(config.model_dump()) == config
     assert Dataset.model_validate_json(config.model_dump_json()) == config
     sent = pickle.loads(pickle.dumps(config.build(REGISTRY)))
-    assert np.array_equal(sent[0]["images"], RGB[6:14, 8:16])
+    assert np.array_equal(sent[0]["images"]["image"], FLUX[6:14, 8:16])
+    assert np.array_equal(sent[0]["images"]["mask"], FLUX[6:14, 8:16] > 1)
     with pytest.raises(ConfigError, match="unknown modality 'pictures'"):
         GalaxyFiles(paths=[str(path)], modality="pictures").build(REGISTRY)

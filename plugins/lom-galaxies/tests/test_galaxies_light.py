@@ -100,6 +100,18 @@ def test_splits_share_no_sky() -> None:
         apart = [((a - b) ** 2).sum() for a, b in itertools.combinations(at, 2)]
         assert min(apart) >= 19**2
     assert places["val"][:, 0].min() - places["train"][:, 0].max() >= SIDE
+    told = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf8")
+    shared = {s: _shared(at) for s, at in places.items()}
+    n_train, n_val = (int((of > 0.1).sum()) for of in (shared["train"], shared["val"]))
+    assert f"{n_train} of `train` and {n_val}\nof `val` share more than 10 %" in told
+    assert f"share up to {shared['train'].max():.0%}".replace("%", " %") in told
+
+
+def _shared(at: np.ndarray) -> np.ndarray:
+    """For each cutout at (n, 2), the largest share of its pixels that another one has too."""
+    overlap = np.clip(SIDE - np.abs(at[:, None] - at), 0, None).prod(axis=-1) / SIDE**2
+    np.fill_diagonal(overlap, 0)
+    return np.asarray(overlap.max(axis=1))
 
 
 def test_samples_of_another_modality() -> None:

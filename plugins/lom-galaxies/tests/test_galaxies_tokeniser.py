@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lom_galaxies import ImagePatches
@@ -29,6 +30,7 @@ DTYPES = {
     ">u2": "i4",
     "i4": "i4",
     "u4": "i8",
+    "i8": "i8",
     "f2": "f4",
     "?": "u1",
 }
@@ -169,6 +171,15 @@ def test_masks_and_weights_of_every_layout() -> None:
     assert weights.max() / weights[weights > 0].min() == pytest.approx(3)
 
 
+@pytest.mark.parametrize("unit", [1e-300, 1e-46, 1.0, 1e38, 1e60])
+def test_weights_in_any_unit(unit: float) -> None:
+    weight = np.array([[0.0, 1.0], [2.0, np.inf]]) * unit
+    weight[0, 0] = -unit
+    coder = encoder(patch_size=2, n_chan=1)
+    weights = coder.encode({"image": np.ones((2, 2)), "weight": weight}).weights
+    assert weights[0] == pytest.approx([0, 2 / 3, 4 / 3, 0])
+
+
 def test_large_whole_numbers_survive_beside_unobserved_ones() -> None:
     image = np.full((2, 2, 1), 2**24 + 1, np.int32)
     coder = encoder(patch_size=2, n_chan=1)
@@ -210,6 +221,7 @@ def test_channels_first_only_where_it_cannot_be_mistaken() -> None:
         ([[1, 2], [3]], "no image"),
         (np.array([["a"]]), "no image"),
         (np.zeros((9, 9, 3), complex), "no image"),
+        (np.full((9, 9, 3), 2**63, np.uint64), "whole numbers beyond int64"),
         (b"not a picture", "damaged image"),
     ],
 )
@@ -273,6 +285,29 @@ def test_hugging_face_values() -> None:
         "mask": Image.fromarray(np.eye(8, dtype="u1")),
     }
     assert np.isnan(coder.decode(coder.encode(masked))).sum() == 8 * 3
+
+
+@pytest.mark.parametrize("dtype", [">i2", "u2", ">f4"])
+def test_fits_in_memory_is_never_read_by_pillow(dtype: str) -> None:
+    """Pillow flips FITS, and knows neither signs nor BZERO nor cubes."""
+    cube = image_of((3, 4, 6), dtype)
+    buffer = io.BytesIO()
+    fits.PrimaryHDU(cube).writeto(buffer)
+    coder = encoder(patch_size=2)
+    back = coder.decode(coder.encode({"bytes": buffer.getvalue()}))
+    assert np.array_equal(back, np.moveaxis(cube, 0, -1))
+    with pytest.raises(BadRecord, match="damaged FITS file"):
+        coder.encode({"bytes": buffer.getvalue()[:3000]})
+    with pytest.raises(BadRecord, match="FITS opened by Pillow"):
+        coder.encode(Image.open(buffer))
+
+
+def test_16_bits_in_either_byte_order() -> None:
+    image = image_of((4, 6), "u2")
+    coder = encoder(patch_size=2, n_chan=1)
+    for mode, stored in (("I;16", "<u2"), ("I;16B", ">u2")):
+        picture = Image.frombytes(mode, (6, 4), image.astype(stored).tobytes())
+        assert np.array_equal(coder.decode(coder.encode(picture))[..., 0], image)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])

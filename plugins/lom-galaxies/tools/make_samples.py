@@ -61,9 +61,11 @@ def main(path: str) -> None:
     (OUT / "catalogue.json").write_text(json.dumps(catalogue))
     x, y = catalogue["val"][0]
     cut = image[y - half : y + half, x - half : x + half]
-    cube = fits.PrimaryHDU(np.ascontiguousarray(np.moveaxis(cut, -1, 0)))
-    cube.header["OBJECT"] = f"xdf-x{x:03}-y{y:03}"
-    cube.writeto(OUT / "one_galaxy.fits", overwrite=True)
+    for channel, name in enumerate(("red", "green", "blue")):
+        plane = fits.PrimaryHDU(np.ascontiguousarray(cut[..., channel]))
+        plane.header["OBJECT"] = f"xdf-x{x:03}-y{y:03}"
+        plane.header["CHANNEL"] = (name, "of the display image: no photometric band")
+        plane.writeto(OUT / f"one_galaxy_{name}.fits", overwrite=True)
     print({split: len(places) for split, places in catalogue.items()})
 
 

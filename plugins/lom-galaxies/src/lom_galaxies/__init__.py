@@ -116,6 +116,8 @@ class GalaxyFiles(FileDataset, kind="galaxy_files"):
         bands: one file a band: each path holds ``{band}``, replaced by each name in turn. Every
             band is one image of one shape.
         mask_hdu: extension of the same file in which every pixel that is not 0 is bad.
+        weight_hdu: extension of the same file with the weight of each pixel, such as its inverse
+            variance; 0 is not observed.
         image_size: side of a centred crop; an image that is smaller is a bad record.
     """
 
@@ -128,6 +130,7 @@ class GalaxyFiles(FileDataset, kind="galaxy_files"):
     hdu: int | str | None = None
     bands: list[str] = []
     mask_hdu: int | str | None = None
+    weight_hdu: int | str | None = None
     image_size: int | None = Field(default=None, ge=1)
 
     def build(self, registry: ModalityRegistry) -> Source:

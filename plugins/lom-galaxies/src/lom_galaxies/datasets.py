@@ -10,7 +10,7 @@ import warnings
 import zlib
 from importlib import resources
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from lom_core.roles import Array
 if TYPE_CHECKING:
     from lom_galaxies import GalaxyFiles
 
+Parts: TypeAlias = dict[str, Array]
+"""``image``, and ``mask`` (True = bad) and ``weight`` where there are any."""
+
+PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+
 # What Pillow and astropy raise for damaged files, besides exceptions of their own.
 DAMAGED = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError),
@@ -28,37 +33,38 @@ DAMAGED = (
 
 
 def read_galaxy(config: GalaxyFiles, path: Path) -> Any:
-    """(H, W) or (H, W, C) as stored, or ``{"image", "mask"}`` where there is a mask.
+    """(H, W) or (H, W, C) as stored, or a mapping of it and its ``mask``, ``weight`` or both.
 
     Errors:
         BadRecord: a damaged or empty file, a wrong HDU, bands of different shapes.
     """
-    read = [read_image(config, file) for file in config.files(path)]
-    image, mask = _stack(config.bands, read) if config.bands else read[0]
-    image = crop(image, config.image_size)
-    return image if mask is None else {"image": image, "mask": crop(mask, config.image_size)}
+    read = [read_parts(config, file) for file in config.files(path)]
+    parts = _stack(config.bands, read) if config.bands else read[0]
+    parts = {name: crop(part, config.image_size) for name, part in parts.items()}
+    return parts if len(parts) > 1 else parts["image"]
 
 
-def read_image(config: GalaxyFiles, path: Path) -> tuple[Array, Array | None]:
-    """Image and mask of one file, by its ending; errors name this file, be it one band of many."""
+def read_parts(config: GalaxyFiles, path: Path) -> Parts:
+    """What one file holds, by its ending; errors name this file, be it one band of many."""
     try:
-        if path.name.lower().endswith((".jpg", ".jpeg", ".png")):
-            return decode_picture(path.read_bytes()), None
-        return read_fits(path, config.hdu, config.mask_hdu)
+        if not path.name.lower().endswith((".jpg", ".jpeg", ".png")):
+            return read_fits(path, config.hdu, config.mask_hdu, config.weight_hdu)
+        if config.mask_hdu is not None or config.weight_hdu is not None:
+            raise BadRecord("a picture has no HDU", detail="mask_hdu and weight_hdu need FITS")
+        return {"image": decode_picture(path.read_bytes())}
     except BadRecord as error:
         raise BadRecord(error.reason, file=path, row=error.row, detail=error.detail) from error
 
 
-def _stack(names: list[str], bands: list[tuple[Array, Array | None]]) -> tuple[Array, Array | None]:
-    """Bands as one image (H, W, C), with a mask of its shape if any band has one."""
-    images = [_plane(image) for image, _ in bands]
-    if images[0].ndim != 2 or len({image.shape for image in images}) > 1:
-        told = ", ".join(f"{n} {i.shape}" for n, i in zip(names, images, strict=True))
-        reason = "bands of different shapes" if images[0].ndim == 2 else "a band needs one channel"
+def _stack(names: list[str], bands: list[Parts]) -> Parts:
+    """Bands as one image (H, W, C), with a mask and weight of its shape where they have them."""
+    planes = [{name: _plane(part) for name, part in band.items()} for band in bands]
+    shapes = [plane["image"].shape for plane in planes]
+    if len(shapes[0]) != 2 or len(set(shapes)) > 1:
+        told = ", ".join(f"{n} {shape}" for n, shape in zip(names, shapes, strict=True))
+        reason = "bands of different shapes" if len(shapes[0]) == 2 else "a band needs one channel"
         raise BadRecord(reason, detail=told)
-    masks = [np.zeros(images[0].shape, bool) if m is None else _plane(m) for _, m in bands]
-    unmasked = all(mask is None for _, mask in bands)
-    return np.stack(images, axis=-1), None if unmasked else np.stack(masks, axis=-1)
+    return {name: np.stack([p[name] for p in planes], axis=-1) for name in planes[0]}
 
 
 def _plane(image: Array) -> Array:
@@ -66,7 +72,7 @@ def _plane(image: Array) -> Array:
 
 
 def decode_picture(data: bytes) -> Array:
-    """(H, W) or (H, W, 3) of a JPEG or PNG in memory, uint8 or uint16.
+    """(H, W) or (H, W, 3) of a JPEG or PNG in memory, or what a FITS file in memory holds.
 
     Errors:
         BadRecord: it is damaged or cut short; nothing is ever filled with grey.
@@ -79,6 +85,10 @@ def decode_picture(data: bytes) -> Array:
 
             grey = simplejpeg.decode_jpeg_header(data)[2] == "Gray"
             return _plane(simplejpeg.decode_jpeg(data, "GRAY" if grey else "RGB"))
+        if data.startswith(b"SIMPLE  ="):
+            return read_fits(io.BytesIO(data))["image"]
+        if data.startswith(PNG) and PNG_END not in data:  # Pillow may not miss it
+            raise BadRecord("damaged image", detail="cut short: no IEND chunk")
         with Image.open(io.BytesIO(data)) as image:
             return picture_pixels(image)
     except BadRecord:
@@ -91,23 +101,28 @@ def picture_pixels(image: Any) -> Array:
     """(H, W) or (H, W, 3) of a PIL image: palettes become colours, transparency is dropped.
 
     Errors:
-        BadRecord: it is damaged, or Pillow would cut its 16 bits a colour to 8.
+        BadRecord: it is damaged, or of a kind whose numbers Pillow changes.
     """
+    if image.format == "FITS":  # Pillow flips it and knows neither signs, BZERO nor cubes
+        raise BadRecord("FITS opened by Pillow", detail="pass its bytes, or use galaxy_files")
     if image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", "")):
         raise BadRecord("16 bits a colour", detail="Pillow keeps 8; store FITS, or one band a file")
     try:
         image.load()  # Pillow decodes late: a damaged image fails here, not in open()
     except DAMAGED as error:
         raise BadRecord("damaged image", detail=_told(error)) from error
-    if image.mode not in ("1", "L", "I", "I;16", "F", "RGB"):
+    if image.mode not in ("1", "L", "I", "F", "RGB") and not image.mode.startswith("I;16"):
         image = image.convert("L" if image.mode in ("LA", "La") else "RGB")
     return np.asarray(image)
 
 
 def read_fits(
-    path: Path, hdu: int | str | None, mask_hdu: int | str | None
-) -> tuple[Array, Array | None]:
-    """Image (H, W), or (H, W, C) of a cube (C, H, W), and its mask (True = bad) or None.
+    source: Path | IO[bytes],
+    hdu: int | str | None = None,
+    mask_hdu: int | str | None = None,
+    weight_hdu: int | str | None = None,
+) -> Parts:
+    """Image (H, W), or (H, W, C) of a cube (C, H, W), and the mask and weight asked for.
 
     Errors:
         BadRecord: cut short or otherwise damaged, or without the HDUs asked for.
@@ -120,23 +135,30 @@ def read_fits(
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
         warnings.filterwarnings("error", message="Error validating header", category=Warning)
         try:
-            with _opened(path) as file, fits.open(file, memmap=False) as hdus:
-                image = _data(hdus, hdu)
-                mask = None if mask_hdu is None else _data(hdus, mask_hdu) != 0
+            with _opened(source) as file, fits.open(file, memmap=False) as hdus:
+                parts = {"image": _data(hdus, hdu)}
+                if mask_hdu is not None:
+                    parts["mask"] = _data(hdus, mask_hdu) != 0
+                if weight_hdu is not None:
+                    parts["weight"] = _data(hdus, weight_hdu)
         except BadRecord:
             raise
         except (*DAMAGED, AstropyUserWarning, fits.VerifyError) as error:
             raise BadRecord("damaged FITS file", detail=_told(error)) from error
-    if mask is not None and mask.shape not in (image.shape, image.shape[:2]):
-        raise BadRecord("mask of another shape", detail=f"{mask.shape} for {image.shape}")
-    return image, mask
+    shape = parts["image"].shape
+    for name, part in parts.items():
+        if part.shape not in (shape, shape[:2]):
+            raise BadRecord(f"{name} of another shape", detail=f"{part.shape} for {shape}")
+    return parts
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(source: Path | IO[bytes]) -> IO[bytes]:
     """The file, which astropy itself would leave open on an error."""
-    if path.name.lower().endswith(".gz"):  # as a whole, or its checksum is never read
-        return io.BytesIO(gzip.decompress(path.read_bytes()))
-    return path.open("rb")
+    if not isinstance(source, Path):
+        return source
+    if source.name.lower().endswith(".gz"):  # as a whole, or its checksum is never read
+        return io.BytesIO(gzip.decompress(source.read_bytes()))
+    return source.open("rb")
 
 
 def _data(hdus: Any, which: int | str | None) -> Array:

@@ -153,14 +153,17 @@ def as_image(value: Any, n_chan: int) -> tuple[Array, Array | None]:
         good &= np.isfinite(pixels)
     if mask is not None:
         good &= _spread(to_array(mask), pixels.shape, "mask") == 0
-    weights = good.astype(np.float32)
+    given = None
     if weight is not None:
-        given = _spread(to_array(weight), pixels.shape, "weight").astype(np.float32)
-        weights = np.where(good & np.isfinite(given), np.maximum(given, 0), 0).astype(np.float32)
-        weights /= weights[weights > 0].mean() if weights.any() else 1.0
-    if not weights.any():
+        # float64 until the mean is 1: inverse variances in cgs units overflow float32.
+        given = _spread(to_array(weight), pixels.shape, "weight").astype(np.float64)
+        good &= np.isfinite(given) & (given > 0)
+    if not good.any():
         raise BadRecord("no observed pixel")
-    return pixels, None if weight is None and good.all() else weights
+    if given is None:
+        return pixels, None if good.all() else good.astype(np.float32)
+    relative = np.divide(given, given[good].mean(), where=good, out=np.zeros_like(given))
+    return pixels, relative.astype(np.float32)
 
 
 def to_array(value: Any) -> Array:
@@ -199,11 +202,17 @@ def _spread(extra: Array, shape: tuple[int, ...], what: str) -> Array:
 
 
 def _native(pixels: Array) -> Array:
-    """float32 or whole numbers that torch knows, in the machine's byte order."""
+    """float32 or whole numbers that torch knows, in the machine's byte order.
+
+    Errors:
+        BadRecord: whole numbers that int64 does not hold.
+    """
     kinds = {
         **{"f8": "f4", "f16": "f4", "f2": "f4"},
         **{"u2": "i4", "u4": "i8", "u8": "i8", "b1": "u1"},
     }
     code = pixels.dtype.str[1:]
+    if code == "u8" and pixels.size and pixels.max() > np.iinfo(np.int64).max:
+        raise BadRecord("whole numbers beyond int64", detail=f"up to {pixels.max()}")
     with np.errstate(over="ignore"):  # beyond float32 becomes inf, and so not observed
         return np.ascontiguousarray(pixels, dtype=np.dtype(kinds.get(code, code)))
