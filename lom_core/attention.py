@@ -9,9 +9,10 @@ given = length is full, and anything between is a prefix: one table of jobs serv
 where a causal job lines up the *ends* of queries and keys.
 
 On CUDA in half precision the jobs run in the varlen flash kernel. Elsewhere (and in fp32) equal
-jobs form a bucket and run as batched matrix products, chunked over queries above 1024: measured on
-CPU, plain products beat SDPA's backward below 1024, flex_attention has no CPU backward and
-varlen_attn no CPU kernel.
+jobs form a bucket and run as batched matrix products, chunked over queries above 1024, because
+flex_attention has no CPU backward and varlen_attn no CPU kernel. Where all lengths are equal, SDPA
+is faster than these products (tests/benchmarks/attention.py); it is not used yet, because its
+backward must first be wrapped in an operator that torch.compile takes as a whole.
 """
 
 from __future__ import annotations
