@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -18,9 +18,10 @@ from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally, in_stream
 from lom_core.device import autocast, pick_device
 from lom_core.errors import BadRecord
+from lom_core.heads import CategoricalHead
 from lom_core.loader import eval_batches, open_sources
 from lom_core.model import Lom
-from lom_core.roles import Source, Tokens
+from lom_core.roles import Array, Source, Tokens
 
 Metrics = dict[str, float]
 
@@ -36,8 +37,10 @@ def evaluate(
         baselines: also score the training mean and "same as the previous token".
 
     Returns:
-        ``loss`` (weighed over modalities), and for each modality m that the set holds ``loss/m``,
-        ``training_mean/m`` and ``previous_token/m``; and what became of the records.
+        ``loss`` (weighed over modalities), for each modality m that the set holds ``loss/m`` and
+        those of trivial predictors: ``training_mean/m`` (or what its scale calls the mean),
+        ``unigram/m`` when discrete, ``previous_token/m``, and those that the modality knows; and
+        what became of the records.
     """
     was_training = model.training
     model.eval()
@@ -77,17 +80,48 @@ def trivial_losses(model: Lom, batch: Batch, name: str) -> Metrics:
     every = torch.arange(len(span.slots), device=span.slots.device)
     truth, weights = part.target(replace(span, asked=every))
     previous, first = previous_token(truth, span, batch.bos)
-    if part.discrete:
-        mean = truth.bincount(minlength=1).argmax().expand_as(truth)  # the commonest token
+    asked, asked_weights = truth[span.asked], weights[span.asked]
+    losses = {}
+    if isinstance(part.head, CategoricalHead):
+        mean = part.head.log_frequency.argmax().expand_as(truth)
+        losses["unigram"] = part.head.score_frequency(asked)
+        guesses = {}
     else:
         mean = part.scale.mean.expand_as(truth)
-    previous = torch.where(first if part.discrete else first[:, None], mean, previous)
-    found = {}
-    for baseline, point in (("training_mean", mean), ("previous_token", previous)):
-        asked_weights = weights[span.asked]
-        losses = part.head.score_point(point[span.asked], truth[span.asked], asked_weights)
-        found[baseline] = float((losses * asked_weights.expand_as(losses)).sum())
-    return found
+        guesses = {part.scale.mean_name: mean}
+        first = first[:, None]
+    guesses["previous_token"] = torch.where(first, mean, previous)
+    for baseline, content in _field_guesses(model, batch, name).items():
+        known = content >= 0 if part.discrete else content.isfinite()
+        scaled = content if part.discrete else part.scale(content, span.positions)
+        guesses[baseline] = torch.where(known, scaled, mean)
+    for baseline, point in guesses.items():
+        losses[baseline] = part.head.score_point(point[span.asked], asked, asked_weights)
+    return {k: float((loss * asked_weights.expand_as(loss)).sum()) for k, loss in losses.items()}
+
+
+def _field_guesses(model: Lom, batch: Batch, name: str) -> dict[str, Tensor]:
+    """What the modality's own predictors guess, (n, w) or (n,), on the batch's device."""
+    span, config = batch.spans[name], model.registry.get_config(name)
+    content, positions, weights, slots = (
+        t.cpu().numpy() for t in (span.content, span.positions, span.weights, span.slots)
+    )
+    owner = np.searchsorted(batch.bos.cpu().numpy(), slots, side="right")
+    borders = np.flatnonzero(np.diff(owner)) + 1
+    found: dict[str, list[Array]] = defaultdict(list)
+    for part in np.split(np.arange(len(slots)), borders):
+        for baseline, guess in config.predictors(
+            Tokens(content[part], positions[part], weights[part])
+        ).items():
+            found[baseline].append(guess)
+    return {k: torch.from_numpy(np.concatenate(v)).to(span.slots.device) for k, v in found.items()}
+
+
+def trivial_names(metrics: Mapping[str, float]) -> list[str]:
+    """The trivial predictors in ``evaluate``'s metrics, in the order of first appearance."""
+    return [
+        b for b in dict.fromkeys(k.partition("/")[0] for k in metrics if "/" in k) if b != "loss"
+    ]
 
 
 def previous_token(truth: Tensor, span: Span, bos: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lom_core.roles import Array
 
 
 class HeadModule(nn.Module):
@@ -84,9 +87,26 @@ def _gaussian(x: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
 
 
 class CategoricalHead(HeadModule):
+    """Logits of each token. ``log_frequency`` (vocab,) is how often each occurs in training."""
+
+    log_frequency: Tensor
+
     def __init__(self, n_embd: int, vocab_size: int) -> None:
         super().__init__()
         self.project = nn.Linear(n_embd, vocab_size)
+        uniform = torch.full((vocab_size,), -math.log(vocab_size))
+        self.register_buffer("log_frequency", uniform)
+
+    def fit(self, content: Array) -> None:
+        """Count tokens (n,), one more of each, so that none is impossible; begin from there."""
+        n_of = np.bincount(content, minlength=len(self.log_frequency)) + 1.0
+        self.log_frequency.copy_(torch.from_numpy(np.log(n_of / n_of.sum())))
+        with torch.no_grad():
+            self.project.bias.copy_(self.log_frequency)
+
+    def score_frequency(self, target: Tensor) -> Tensor:
+        """(n, 1) losses of answering with the frequencies: the entropy of the single token."""
+        return rearrange(-self.log_frequency[target], "n -> n 1")
 
     def loss(self, h: Tensor, target: Tensor) -> Tensor:
         losses = F.cross_entropy(self.project(h).float(), target, reduction="none")

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lom_core.component import Component
 from lom_core.errors import ConfigError, nearest
-from lom_core.roles import ROLES, Head, Position, Scale, Tokeniser
+from lom_core.roles import ROLES, Array, Head, Position, Scale, Tokeniser, Tokens
 
 
 class ModalityConfig(Component, role="modality", kind="tokens"):
@@ -98,6 +98,19 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
                 )
             object.__setattr__(self, field, actual)
         return self
+
+    def predictors(self, tokens: Tokens) -> dict[str, Array]:
+        """Predictors of this field that need no model, to stand beside it in evaluations.
+
+        Args:
+            tokens: of one observation.
+
+        Returns:
+            name -> (n, w) content guessed for each token from earlier ones, in stored units. NaN
+            where there is no guess: the training mean stands there. (n,) int64 when discrete, -1
+            where there is none.
+        """
+        return {}
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         """Draw input, prediction and residual of one object, in physical units.

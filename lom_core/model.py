@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lom_core.batch import Batch, Layout, Span
 from lom_core.config import ModelConfig
-from lom_core.heads import HeadModule
+from lom_core.heads import CategoricalHead, HeadModule
 from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Array, Tokens
 from lom_core.scaling import ScaleModule
@@ -42,13 +42,13 @@ class Parts(nn.Module):
 
     def known(self, span: Span) -> Tensor:
         """(k, d): embed + place of the shown tokens. Values of weight 0 are neutral."""
-        content, weights = span.content[span.shown], span.weights[span.shown]
+        content, positions, weights = _of(span, span.shown)
         if self.discrete:
             observed = (weights[:, :1] > 0).float()
             embedded = self.embed(content) * observed
         else:
-            embedded = self.embed(self._scaled(content, weights))
-        out: Tensor = embedded + self._at(self.place, span.positions[span.shown])
+            embedded = self.embed(self._scaled(content, positions, weights))
+        out: Tensor = embedded + self._at(self.place, positions)
         return out
 
     def question(self, span: Span) -> Tensor:
@@ -60,8 +60,8 @@ class Parts(nn.Module):
 
     def target(self, span: Span) -> tuple[Tensor, Tensor]:
         """The asked content in model units, (a, w) (or (a,) int64), and its weights."""
-        content, weights = span.content[span.asked], span.weights[span.asked]
-        return (content if self.discrete else self._scaled(content, weights)), weights
+        content, positions, weights = _of(span, span.asked)
+        return (content if self.discrete else self._scaled(content, positions, weights)), weights
 
     def loss(self, h: Tensor, span: Span) -> Tensor:
         """The summed loss of the answers in h (a, d); Batch.counts has what to divide it by."""
@@ -69,9 +69,17 @@ class Parts(nn.Module):
         losses = self.head.loss(h, target)
         return (losses * weights.expand_as(losses)).sum()
 
-    def _scaled(self, content: Tensor, weights: Tensor) -> Tensor:
+    def fit(self, samples: list[Tokens]) -> None:
+        """Fit what does not learn by gradients: the scale, or how often each token occurs."""
+        content, positions, weights = stack(samples)
+        if self.discrete:
+            cast(CategoricalHead, self.head).fit(content[weights[:, 0] > 0])
+        else:
+            self.scale.fit(content, weights, positions)
+
+    def _scaled(self, content: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
         # `where`, not a product: what is not observed may be anything, inf included.
-        scaled = self.scale(content)
+        scaled = self.scale(content, positions)
         return torch.where(weights > 0, scaled, torch.zeros_like(scaled))
 
     @staticmethod
@@ -79,6 +87,10 @@ class Parts(nn.Module):
         with torch.autocast(positions.device.type, enabled=False):
             out: Tensor = place(positions)
         return out
+
+
+def _of(span: Span, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return span.content[tokens], span.positions[tokens], span.weights[tokens]
 
 
 class Lom(nn.Module):
@@ -155,15 +167,15 @@ class Lom(nn.Module):
         for name, span in batch.spans.items():
             part = self.part(name)
             point = part.head.point(h[span.ask_slots])
-            out[name] = point if part.discrete else part.scale.inverse(point)
+            at = span.positions[span.asked]
+            out[name] = point if part.discrete else part.scale.inverse(point, at)
         return out
 
     def fit_scales(self, samples: Mapping[str, list[Tokens]]) -> None:
-        """Fit the scale of each continuous modality on sample tokens (in numpy, on the CPU)."""
+        """Fit each modality's statistics on sample tokens (in numpy, on the CPU)."""
         for name in self.registry.names():
-            part = self.part(name)
-            if not part.discrete and samples.get(name):
-                part.scale.fit(*stack(samples[name]))
+            if samples.get(name):
+                self.part(name).fit(samples[name])
 
     @property
     def layouts(self) -> dict[str, Layout]:
@@ -184,11 +196,15 @@ def layouts(registry: ModalityRegistry) -> dict[str, Layout]:
     }
 
 
-def stack(samples: list[Tokens]) -> tuple[Array, Array]:
-    """(n, w) content and weights of several samples, end to end."""
+def stack(samples: list[Tokens]) -> tuple[Array, Array, Array]:
+    """Content (n, w) or (n,), positions (n, p) and weights (n, w) of several samples."""
     content = np.concatenate([t.content for t in samples])
+    positions = np.concatenate([t.positions for t in samples])
     ones = [np.ones((len(t), 1), np.float32) if t.weights is None else t.weights for t in samples]
     weights = np.concatenate(
-        [np.broadcast_to(w, t.content.shape) for w, t in zip(ones, samples, strict=True)]
+        [
+            np.broadcast_to(w, t.content.reshape(len(t), -1).shape)
+            for w, t in zip(ones, samples, strict=True)
+        ]
     )
-    return content, weights
+    return content, positions, weights

@@ -17,10 +17,9 @@ from rich.table import Table
 from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally
 from lom_core.errors import DataError
+from lom_core.evaluate import trivial_names
 from lom_core.model import Lom
 from lom_core.roles import Source
-
-BASELINES = {"training_mean": "training mean", "previous_token": "previous token"}
 
 
 class Monitor:
@@ -140,16 +139,17 @@ def results_table(name: str, metrics: Mapping[str, float]) -> Table:
     """A named set's losses, a modality a row, beside the trivial predictors."""
     table = Table(title=f"{name}: mean loss (model units)", title_justify="left")
     table.add_column("modality")
-    for heading in ("model", *BASELINES.values()):
-        table.add_column(heading, justify="right")
+    trivial = trivial_names(metrics)
+    for heading in ("model", *trivial):
+        table.add_column(heading.replace("_", " "), justify="right")
     for key in metrics:
         if key.startswith("loss/"):
             modality = key.removeprefix("loss/")
-            baselines = [metrics.get(f"{b}/{modality}") for b in BASELINES]
+            losses = [metrics.get(f"{b}/{modality}") for b in trivial]
             table.add_row(
                 modality,
                 f"{metrics[key]:.4f}",
-                *("" if b is None else f"{b:.4f}" for b in baselines),
+                *("" if loss is None else f"{loss:.4f}" for loss in losses),
             )
     return table
 

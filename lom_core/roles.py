@@ -109,9 +109,9 @@ class Encoder(Protocol):
 class Scale(Component, role="scale"):
     """physical units <-> model units, fitted on data, stored in the checkpoint, invertible.
 
-    ``build(width)`` returns a module with ``fit(content, weights)`` (numpy, (n, w)),
-    ``forward`` and ``inverse``, both (..., w) float32, and ``mean`` (w,), the training mean in
-    model units.
+    ``build(width)`` returns a module with ``fit(content, weights, positions)`` (numpy, (n, w) and
+    (n, p)), ``forward(x, positions)`` and ``inverse(y, positions)``, both (n, w) float32, and
+    ``mean`` (w,), the training mean in model units (lom_core.scaling.ScaleModule).
     """
 
     def build(self, width: int, n_channels: int = 1) -> nn.Module:

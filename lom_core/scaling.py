@@ -21,6 +21,7 @@ class ScaleModule(nn.Module):
     spread: Tensor
     mean: Tensor
     fitted: Tensor
+    mean_name = "training_mean"  # what it is called among the trivial predictors
 
     def __init__(self, width: int, n_channels: int) -> None:
         super().__init__()
@@ -36,15 +37,18 @@ class ScaleModule(nn.Module):
     def unwarp(self, x: Tensor) -> Tensor:
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., w) as stored -> (..., w) float32 model units."""
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(n, w) as stored, of tokens at ``positions`` (n, p) -> (n, w) float32 model units.
+
+        The scales of the core are the same everywhere; others may depend on where and when.
+        """
         return (self.warp(x.float()) - self.shift) / self.spread
 
-    def inverse(self, y: Tensor) -> Tensor:
-        """(..., w) model units -> (..., w) float32 physical units."""
+    def inverse(self, y: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(n, w) model units -> (n, w) float32 physical units."""
         return self.unwarp(y.float() * self.spread + self.shift)
 
-    def fit(self, content: Array, weights: Array) -> None:
+    def fit(self, content: Array, weights: Array, positions: Array | None = None) -> None:
         """Statistics of the observed values (weight > 0) of tokens (n, w), for each channel."""
         observed = np.broadcast_to(weights > 0, content.shape)
         for channel in range(self.n_channels):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from lom_core.errors import DataError
-from lom_core.monitor import BASELINES
+from lom_core.evaluate import trivial_names
 
 Lines = list[dict[str, Any]]
-BLUE, DARK, GREYS = "#9ec5fe", "#0b5ed7", ("#d9822b", "#6b7280")
+BLUE, DARK = "#9ec5fe", "#0b5ed7"
+LEVELS = ("#d9822b", "#6b7280", "#2e8b57", "#8b5fbf")
 
 
 def read_metrics(out_dir: Path) -> Lines:
@@ -38,10 +40,14 @@ def draw_curves(lines: Lines, modality: str) -> Any:
             axes.plot(steps, losses, color=BLUE, lw=1.2, label="training")
         else:
             axes.plot(steps, losses, "o-", color=DARK, lw=1.6, ms=3.5, label=f"held out ({split})")
-    last = next((r for r in reversed(lines) if f"training_mean/{modality}" in r), {})
-    for (key, label), colour in zip(BASELINES.items(), GREYS, strict=True):
-        if f"{key}/{modality}" in last:
-            axes.axhline(last[f"{key}/{modality}"], color=colour, lw=1.1, ls="--", label=label)
+    levels = {}
+    for line in lines:
+        if line["split"] != "train":
+            levels.update(
+                {b: line[k] for b in trivial_names(line) if (k := f"{b}/{modality}") in line}
+            )
+    for (baseline, loss), colour in zip(levels.items(), cycle(LEVELS), strict=False):
+        axes.axhline(loss, color=colour, lw=1.1, ls="--", label=baseline.replace("_", " "))
     axes.set_xlabel("step")
     axes.set_ylabel("loss (model units)")
     axes.set_title(modality, loc="left", fontweight="bold")

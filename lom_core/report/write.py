@@ -13,9 +13,15 @@ from typing import Any
 from lom_core.checkpoint import find, load_model
 from lom_core.config import RunConfig
 from lom_core.data import Tally
-from lom_core.evaluate import Example, Metrics, evaluate, examples, validation_readers
+from lom_core.evaluate import (
+    Example,
+    Metrics,
+    evaluate,
+    examples,
+    trivial_names,
+    validation_readers,
+)
 from lom_core.model import Lom
-from lom_core.monitor import BASELINES
 from lom_core.report.curves import draw_curves, read_metrics
 
 DPI = 150
@@ -98,7 +104,7 @@ def _figure(figure: Any, path: Path, caption: str) -> str:
 
 def _numbers(metrics: Metrics) -> str:
     """A table of losses; the lowest of each row is set in bold."""
-    keys = {"loss": "this model", **BASELINES}
+    keys = {"loss": "this model", **{b: b.replace("_", " ") for b in trivial_names(metrics)}}
     head = "".join(f"<th>{_e(label)}</th>" for label in keys.values())
     rows = []
     for name in (k.removeprefix("loss/") for k in metrics if k.startswith("loss/")):

@@ -1,0 +1,111 @@
+"""Evaluation stands beside predictors that need no model: known answers for each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lom_core import ModalityConfig, ModalityRegistry, Objective, Scale, Tokens
+from lom_core.batch import Batch, Observation, pack_row
+from lom_core.config import ModelConfig
+from lom_core.evaluate import trivial_losses, trivial_names
+from lom_core.model import Lom
+from lom_core.roles import Array
+from lom_core.scaling import ZScoreScale
+
+
+class ByPlace(Scale):
+    """Zero-mean at each of two places (the first coordinate), unit spread."""
+
+    def build(self, width: int, n_channels: int = 1) -> torch.nn.Module:
+        return ByPlaceScale(width, n_channels)
+
+
+class ByPlaceScale(ZScoreScale):
+    mean_name = "climatology"
+    table: torch.Tensor
+
+    def __init__(self, width: int, n_channels: int) -> None:
+        super().__init__(width, n_channels)
+        self.register_buffer("table", torch.zeros(2))
+
+    def fit(self, content: Array, weights: Array, positions: Array | None = None) -> None:
+        assert positions is not None
+        for place in (0, 1):
+            self.table[place] = float(content[positions[:, 0] == place].mean())
+
+    def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        assert positions is not None
+        return x.float() - self.table[positions[:, 0].long()][:, None]
+
+    def inverse(self, y: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        assert positions is not None
+        return y + self.table[positions[:, 0].long()][:, None]
+
+
+class TwoPlaces(ModalityConfig):
+    """Values that alternate between two places; persistence is the value two tokens before."""
+
+    def defaults(self) -> dict[str, Any]:
+        return {"scale": ByPlace(), "head": {"kind": "huber", "delta": 1000}}
+
+    def predictors(self, tokens: Tokens) -> dict[str, Array]:
+        guess = np.full(tokens.content.shape, np.nan, np.float32)
+        guess[2:] = tokens.content[:-2]
+        return {"persistence": guess}
+
+
+def observe(*values: Any, places: bool = True) -> Tokens:
+    content = np.array(values)
+    at = np.arange(len(values)) % 2 if places else np.arange(len(values))
+    if content.dtype.kind == "f":
+        content = content.astype(np.float32)[:, None]
+    return Tokens(content, at.astype(np.float32)[:, None])
+
+
+def model_and_batch(config: ModalityConfig, *tokens: Tokens) -> tuple[Lom, Batch]:
+    model = Lom(ModalityRegistry([config]), ModelConfig(n_layer=1, n_head=1, n_embd=8))
+    model.fit_scales({config.name: list(tokens)})
+    rows = [
+        pack_row([Observation(str(i), {config.name: t})], 1 + len(t), [config.name])
+        for i, t in enumerate(tokens)
+    ]
+    return model, Objective.model_validate("next_token").prepare(rows, model.layouts)
+
+
+def test_the_fields_own_predictors_and_means_stand_beside_the_model() -> None:
+    first, second = observe(10.0, 100.0, 12.0, 96.0), observe(14.0, 104.0)
+    model, batch = model_and_batch(TwoPlaces(name="t", input_size=1), first, second)
+    # Means are 12 and 100: anomalies -2 0 0 -4 | 2 4. Huber far below its delta is half a square.
+    losses = trivial_losses(model, batch, "t")
+    assert losses["climatology"] == pytest.approx((4 + 0 + 0 + 16 + 4 + 16) / 2)
+    # Persistence: the mean where there is nothing yet, else the anomaly of two tokens before.
+    assert losses["persistence"] == pytest.approx((4 + 0 + (0 + 2) ** 2 + 16 + 4 + 16) / 2)
+    assert losses["previous_token"] == pytest.approx((4 + 4 + 0 + 16 + 4 + 4) / 2)
+    assert list(losses) == ["climatology", "previous_token", "persistence"]
+
+
+def test_answers_come_back_to_the_units_of_their_own_place() -> None:
+    model, batch = model_and_batch(TwoPlaces(name="t", input_size=1), observe(10.0, 100.0, 12.0))
+    head = model.part("t").head
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)  # answers 0: the mean of each place
+    assert model.predict(batch)["t"].flatten().tolist() == [11, 100, 11]
+
+
+def test_tokens_are_compared_with_the_entropy_of_the_single_token() -> None:
+    config = ModalityConfig(name="word", vocab_size=4)
+    model, batch = model_and_batch(config, observe(0, 0, 0, 1, 0, 2, places=False))
+    # Counted with one more of each: 5, 2, 2, 1 of 10.
+    expected = -(4 * np.log(0.5) + 2 * np.log(0.2))
+    assert trivial_losses(model, batch, "word")["unigram"] == pytest.approx(expected, rel=1e-5)
+    before = model(batch)["word"].item()
+    assert before == pytest.approx(expected, rel=0.2), "a model begins at the frequencies"
+
+
+def test_trivial_names() -> None:
+    metrics = {"loss": 1.0, "loss/a": 1.0, "unigram/a": 2.0, "previous_token/b": 3.0}
+    assert trivial_names(metrics) == ["unigram", "previous_token"]
