@@ -1,4 +1,4 @@
-"""Attention within the segments of a flat sequence: one description, two paths, no mask.
+"""Attention within the segments of a flat sequence: one description, three kernels, no grid.
 
 ``starts`` (s + 1,) says where segments begin and ``given`` (s,) how many of a segment's leading
 slots all see one another; each further slot sees itself and all before it. So given = 0 is causal,
@@ -8,11 +8,10 @@ given = length is full, and anything between is a prefix: one table of jobs serv
 
 where a causal job lines up the *ends* of queries and keys.
 
-On CUDA in half precision the jobs run in the varlen flash kernel. Elsewhere (and in fp32) equal
-jobs form a bucket and run as batched matrix products, chunked over queries above 1024, because
-flex_attention has no CPU backward and varlen_attn no CPU kernel. Where all lengths are equal, SDPA
-is faster than these products (tests/benchmarks/attention.py); it is not used yet, because its
-backward must first be wrapped in an operator that torch.compile takes as a whole.
+On CUDA in half precision the jobs run in the varlen flash kernel. On the CPU equal jobs form a
+bucket (b, h, n, e) for torch's flash kernel, forward and backward, inside one operator that
+torch.compile takes as a whole; varlen_attn has no CPU kernel and flex_attention no CPU backward.
+Anything else (float32 on a GPU) runs the same buckets through the public SDPA.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from typing import Any, cast
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 Job = tuple[int, int, int, int, bool]
-CHUNK = 1024  # queries at a time: bounds the (b, h, q, k) scores of long observations
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Tensor:
@@ -42,10 +41,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Te
     Returns:
         (n, h, e), in q's dtype.
     """
+    if q.device.type == "cpu":
+        out: Tensor = _on_cpu(q.contiguous(), k.contiguous(), v.contiguous(), starts, given)[0]
+        return out
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
         return cast(Tensor, _varlen(q, k, v, starts, given))
-    out: Tensor = _bucketed(q.contiguous(), k.contiguous(), v.contiguous(), starts, given)[0]
-    return out
+    return cast(Tensor, _bucketed(q, k, v, starts, given))
 
 
 # ------------------------------------------------------------------------------------ the jobs
@@ -79,33 +80,32 @@ def _slots(firsts: list[int], length: int) -> Tensor:
     return torch.tensor(firsts)[:, None] + torch.arange(length)
 
 
-# --------------------------------------------------------------- batched products, any device
+# ------------------------------------------------------------------------------ buckets on the CPU
 
 # An opaque operator, so that torch.compile does not recompile when the lengths change.
 
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-@torch.library.custom_op("lom::attention", mutates_args=())
-def _bucketed(
+
+@torch.library.custom_op("lom::cpu_attention", mutates_args=())
+def _on_cpu(
     q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Also returns the log of the softmax's denominator (h, n), which the backward starts from."""
+    """Also returns the log of the softmax's denominator (n, h), which the backward starts from."""
     out = torch.empty_like(q)
-    denominator = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
-    scale = q.shape[-1] ** -0.5
-    for q_slots, k_slots, causal in _on(q, starts, given):
+    denominator = q.new_empty(q.shape[:2], dtype=torch.promote_types(q.dtype, torch.float32))
+    for q_slots, k_slots, causal in _buckets(tuple(starts.tolist()), tuple(given.tolist())):
         qb, kb, vb = _take(q, q_slots), _take(k, k_slots), _take(v, k_slots)
-        for begin in range(0, qb.shape[2], CHUNK):
-            rows = slice(begin, begin + CHUNK)
-            scores = _scores(qb, kb, scale, rows, causal)
-            log_sum = torch.logsumexp(scores, dim=-1)
-            probs = torch.exp(scores - log_sum[..., None]).to(q.dtype)
-            out[q_slots[:, rows]] = rearrange(probs @ vb, "b h q e -> b q h e")
-            denominator[:, q_slots[:, rows]] = rearrange(log_sum, "b h q -> h b q")
+        how, mask = _causal(qb, kb, causal)
+        ob, log_sum = _FLASH(qb, kb, vb, 0.0, how, attn_mask=mask)
+        out[q_slots] = rearrange(ob, "b h n e -> b n h e")
+        denominator[q_slots] = rearrange(log_sum, "b h n -> b n h")
     return out, denominator
 
 
-@torch.library.custom_op("lom::attention_backward", mutates_args=())
-def _bucketed_backward(
+@torch.library.custom_op("lom::cpu_attention_backward", mutates_args=())
+def _on_cpu_backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -115,59 +115,43 @@ def _bucketed_backward(
     starts: Tensor,
     given: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by recomputing the probabilities (as in FlashAttention, Dao et al. 2022)."""
     # A slot is a query once, but with a prefix a key twice: keys and values accumulate.
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    scale = q.shape[-1] ** -0.5
-    for q_slots, k_slots, causal in _on(q, starts, given):
+    for q_slots, k_slots, causal in _buckets(tuple(starts.tolist()), tuple(given.tolist())):
         qb, kb, vb = _take(q, q_slots), _take(k, k_slots), _take(v, k_slots)
         gb, ob = _take(grad, q_slots), _take(out, q_slots)
-        log_sum = rearrange(denominator[:, q_slots], "h b q -> b h q")
-        dkb, dvb = torch.zeros_like(kb), torch.zeros_like(vb)
-        for begin in range(0, qb.shape[2], CHUNK):
-            rows = slice(begin, begin + CHUNK)
-            scores = _scores(qb, kb, scale, rows, causal)
-            probs = torch.exp(scores - log_sum[:, :, rows, None])
-            g = gb[:, :, rows]
-            dvb += probs.to(q.dtype).mT @ g
-            # d softmax: p * (dp - sum p dp), and sum p dp = g . out
-            inner = (g.float() * ob[:, :, rows].float()).sum(-1, keepdim=True)
-            ds = (probs * ((g @ vb.mT).float() - inner) * scale).to(q.dtype)
-            dq[q_slots[:, rows]] = rearrange(ds @ kb, "b h q e -> b q h e")
-            dkb += ds.mT @ qb[:, :, rows]
-        dk.index_add_(0, k_slots.flatten(), rearrange(dkb, "b h k e -> (b k) h e"))
-        dv.index_add_(0, k_slots.flatten(), rearrange(dvb, "b h k e -> (b k) h e"))
+        how, mask = _causal(qb, kb, causal)
+        log_sum = rearrange(denominator[q_slots], "b n h -> b h n")
+        dqb, dkb, dvb = _FLASH_BACKWARD(gb, qb, kb, vb, ob, log_sum, 0.0, how, attn_mask=mask)
+        dq[q_slots] = rearrange(dqb, "b h n e -> b n h e")
+        dk.index_add_(0, k_slots.flatten(), rearrange(dkb, "b h n e -> (b n) h e"))
+        dv.index_add_(0, k_slots.flatten(), rearrange(dvb, "b h n e -> (b n) h e"))
     return dq, dk, dv
 
 
-def _on(q: Tensor, starts: Tensor, given: Tensor) -> list[tuple[Tensor, Tensor, bool]]:
-    buckets = _buckets(tuple(starts.tolist()), tuple(given.tolist()))
-    if q.device.type == "cpu":
-        return buckets
-    return [(a.to(q.device), b.to(q.device), causal) for a, b, causal in buckets]
-
-
 def _take(x: Tensor, slots: Tensor) -> Tensor:
+    """(b, h, n, e) of slots (b, n); a bucket that holds every slot holds them in order: a view."""
+    if slots.numel() == len(x):
+        return rearrange(x, "(b n) h e -> b h n e", n=slots.shape[1])
     return rearrange(x[slots], "b n h e -> b h n e")
 
 
-def _scores(q: Tensor, k: Tensor, scale: float, rows: slice, causal: bool) -> Tensor:
-    """(b, h, q, k) float32, with what a query may not see at -inf."""
-    scores = (q[:, :, rows] @ k.mT).float() * scale
-    if causal:
-        nq, nk = q.shape[2], k.shape[2]
-        last = torch.arange(nq, device=q.device)[rows] + (nk - nq)  # the last key a query sees
-        hidden = torch.arange(nk, device=q.device) > last[:, None]
-        scores.masked_fill_(hidden, float("-inf"))
-    return scores
+def _causal(q: Tensor, k: Tensor, causal: bool) -> tuple[bool, Tensor | None]:
+    """(is_causal, mask) for the kernels, which line up the *first* query and key."""
+    nq, nk = q.shape[2], k.shape[2]
+    if not causal or nq == nk:
+        return causal, None
+    mask = torch.full((nq, nk), float("-inf"), dtype=q.dtype, device=q.device)
+    return False, mask.triu(1 + nk - nq)
 
 
-@_bucketed.register_fake
+@_on_cpu.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    return torch.empty_like(q), q.new_empty(q.shape[:2], dtype=dtype)
 
 
-@_bucketed_backward.register_fake
+@_on_cpu_backward.register_fake
 def _(
     grad: Tensor,
     q: Tensor,
@@ -191,11 +175,26 @@ def _backward(
     ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor
 ) -> tuple[Tensor | None, ...]:
     q, k, v, out, denominator, starts, given = ctx.saved_tensors  # type: ignore[attr-defined]
-    gradients = _bucketed_backward(grad.contiguous(), q, k, v, out, denominator, starts, given)
+    gradients = _on_cpu_backward(grad.contiguous(), q, k, v, out, denominator, starts, given)
     return *gradients, None, None
 
 
-_bucketed.register_autograd(_backward, setup_context=_save)
+_on_cpu.register_autograd(_backward, setup_context=_save)
+
+
+# ------------------------------------------------------------------------- buckets, any device
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _bucketed(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Tensor:
+    out = torch.empty_like(q)
+    for slots in _buckets(tuple(starts.tolist()), tuple(given.tolist())):
+        q_slots, k_slots = slots[0].to(q.device), slots[1].to(q.device)
+        qb, kb, vb = _take(q, q_slots), _take(k, k_slots), _take(v, k_slots)
+        how, mask = _causal(qb, kb, slots[2])
+        ob = F.scaled_dot_product_attention(qb, kb, vb, attn_mask=mask, is_causal=how)
+        out = out.index_copy(0, q_slots.flatten(), rearrange(ob, "b h n e -> (b n) h e"))
+    return out
 
 
 # --------------------------------------------------------------------- the flash kernel, CUDA
