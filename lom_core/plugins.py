@@ -33,6 +33,10 @@ FIRST_PARTY = {
         *("spectra", "spectrum_windows"),
         *("spectrum_files", "spectrum_samples", "sndata_spectra"),
     ),
+    "lom-text": (
+        *("text", "text_bytes", "tokenizer_json"),
+        *("text_files", "jsonl", "text_samples"),
+    ),
 }
 
 
