@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from lom_core.component import Component
@@ -36,6 +37,8 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
             position tells the content (an onset time in music).
         tokeniser, scale, position, head: components, filled in from the fields above.
     """
+
+    example: ClassVar[dict[str, Any]] = {}  # fields that have no default, for the checks
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     input_size: int = Field(default=0, ge=0)
@@ -111,6 +114,14 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
             where there is none.
         """
         return {}
+
+    def synth(self, rng: np.random.Generator) -> tuple[Any, float]:
+        """A made-up observation, and the number that it was made from.
+
+        For the conformance kit, which checks that a tiny model recovers the number: a radius from
+        an image, a redshift from a spectrum. Never for training in earnest.
+        """
+        raise ConfigError(f"modality '{self.tag}' makes up no observations: it has no synth()")
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         """Draw input, prediction and residual of one object, in physical units.

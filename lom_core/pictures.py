@@ -13,7 +13,12 @@ INK, BLUE, RED = "#1b1f24", "#1f6feb", "#c2410c"
 
 
 def draw_tokens(figure: Any, name: str, truth: Any, predicted: Any) -> None:
-    """Input and prediction over position, and the residual beneath, in physical units."""
+    """Input and prediction over position, and the residual beneath, in physical units.
+
+    A single number or label is written down.
+    """
+    if not isinstance(truth, Mapping) and np.ndim(truth) == 0:
+        return _write(figure, name, truth, predicted)
     x, y, seen = _curve(truth)
     _, p, _ = _curve(predicted)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -26,6 +31,18 @@ def draw_tokens(figure: Any, name: str, truth: Any, predicted: Any) -> None:
     bottom.plot(x, blank - p, color=RED, lw=0.8)
     bottom.set_ylabel("residual")
     bottom.set_xlabel("position")
+
+
+def _write(figure: Any, name: str, truth: Any, predicted: Any) -> None:
+    axes = figure.subplots()
+    axes.set_axis_off()
+    for y, label, value, colour in (
+        (0.65, "input", truth, INK),
+        (0.3, "prediction", predicted, BLUE),
+    ):
+        told = f"{value:.6g}" if isinstance(value, float) else str(value)
+        axes.text(0.02, y, f"{name}, {label}:", color="#8b949e", fontsize=11)
+        axes.text(0.4, y, told, color=colour, fontsize=16, parse_math=False)
 
 
 def _curve(value: Any) -> tuple[Array, Array, Array]:

@@ -91,6 +91,11 @@ class Tokeniser(Component, role="tokeniser"):
     def pos_width(self) -> int:
         return 1
 
+    @property
+    def bound(self) -> float:
+        """Largest error in the observed content of ``encode(decode(tokens))``."""
+        return 0.0
+
     def build(self) -> Encoder:
         if not isinstance(self, Encoder):
             raise ConfigError(f"tokeniser '{self.tag}' needs encode and decode, or a build()")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -121,9 +121,15 @@ class Scalar(ModalityConfig, kind="scalar"):
         position = {"kind": "index", "max_positions": 1}
         return {"tokeniser": "one_number", "position": position, "head": "gaussian"}
 
+    def synth(self, rng: np.random.Generator) -> tuple[float, float]:
+        number = float(np.float32(rng.normal()))
+        return number, number
+
 
 class Category(ModalityConfig, kind="category"):
     """A class an object: ``{kind: category, labels: [spiral, elliptical]}``."""
+
+    example: ClassVar[dict[str, Any]] = {"labels": ("spiral", "elliptical", "irregular")}
 
     labels: tuple[str, ...] = Field(min_length=2)
 
@@ -134,3 +140,7 @@ class Category(ModalityConfig, kind="category"):
             "position": {"kind": "index", "max_positions": 1},
             "head": "categorical",
         }
+
+    def synth(self, rng: np.random.Generator) -> tuple[str, float]:
+        number = int(rng.integers(len(self.labels)))
+        return self.labels[number], number

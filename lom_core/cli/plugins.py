@@ -1,20 +1,35 @@
-"""``lom plugins``: what is installed, what it provides, and what does not load."""
+"""``lom plugins``: what is installed, whether it is right, and how to begin one's own."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from itertools import groupby
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from lom_core.cli.common import AsJson, print_json, print_table
 from lom_core.plugins import Plugin, installed_plugins
 
+Installed = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Distribution, such as lom-spectra.", show_default=False),
+]
+Modality = Annotated[
+    str, typer.Argument(metavar="NAME", help="Modality, such as seismograms.", show_default=False)
+]
+Into = Annotated[
+    Path, typer.Option("--into", metavar="DIR", help="Folder in which the new one is made.")
+]
+
 
 def add(app: typer.Typer) -> None:
-    group = typer.Typer(help="Installed plugins and what they provide.")
+    group = typer.Typer(help="Installed plugins: what they provide, checks, and new ones.")
     group.callback(invoke_without_command=True)(show)
     group.command("list")(list_)
+    group.command("check")(check)
+    group.command("new")(new)
     app.add_typer(group, name="plugins")
 
 
@@ -37,6 +52,35 @@ def list_(as_json: AsJson = False) -> None:
             for p in found
         ],
     )
+
+
+def check(name: Installed, as_json: AsJson = False) -> None:
+    """Run the conformance kit on every modality that plugin NAME registers.
+
+    On observations that the modalities make up (`synth`); exit code 1 if a check fails.
+    """
+    from lom_core.testing import check_plugin
+
+    outcomes = list(check_plugin(name))
+    if as_json:
+        print_json([asdict(outcome) for outcome in outcomes])
+    else:
+        rows = [[o.modality, o.check, o.problem or "passed"] for o in outcomes]
+        print_table(["modality", "check", "outcome"], rows, title=name)
+    failed = sum(bool(outcome.problem) for outcome in outcomes)
+    typer.echo(f"{len(outcomes) - failed} passed, {failed} failed", err=as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def new(name: Modality, into: Into = Path()) -> None:
+    """Write a complete plugin for modality NAME: lom-NAME, which installs and passes its checks."""
+    from lom_core.scaffold import write_plugin
+
+    folder = write_plugin(name, into)
+    typer.echo(f"wrote {folder}")
+    typer.echo(f"next: pip install -e {folder} && lom plugins check {folder.name}")
+    typer.echo(f"      pytest {folder} && lom train {folder}/run.yaml")
 
 
 def kinds(plugin: Plugin) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from lom_core import (
@@ -20,7 +21,7 @@ from lom_core import (
     hookimpl,
 )
 from lom_core.files import FileSource
-from lom_core.roles import Encoder
+from lom_core.roles import Array, Encoder
 
 Order = Literal["raster", "spiral"]
 Positions = Literal["grid", "index"]
@@ -100,6 +101,16 @@ class GalaxyImages(ModalityConfig, kind="galaxy_images"):
             "position": grid if self.positions == "grid" else "index",
             "head": "huber",
         }
+
+    def synth(self, rng: np.random.Generator) -> tuple[Array, float]:
+        """A round galaxy with a Gaussian profile on a noisy sky; its radius in pixels."""
+        high, wide = 4 * self.patch_size, 4 * (self.patch_width or self.patch_size)
+        radius = float(rng.uniform(0.05, 0.3) * min(high, wide))
+        y, x = np.ogrid[:high, :wide]
+        offset = (x - wide / 2 + 0.5) ** 2 + (y - high / 2 + 0.5) ** 2
+        galaxy = 200.0 * np.exp(-offset / (2 * radius**2))
+        image = galaxy[..., None] + rng.normal(20.0, 4.0, (high, wide, self.n_chan))
+        return np.clip(image, 0, 255).astype(np.uint8), radius
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_galaxies.pictures import draw_image

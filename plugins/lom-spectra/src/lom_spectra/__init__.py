@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from lom_core import (
@@ -19,8 +20,8 @@ from lom_core import (
     Tokeniser,
     hookimpl,
 )
-from lom_core.roles import Encoder
-from lom_spectra.wavelengths import Unit
+from lom_core.roles import Array, Encoder
+from lom_spectra.wavelengths import Unit, from_micron
 
 
 class SpectrumWindows(Tokeniser, kind="spectrum_windows"):
@@ -105,6 +106,15 @@ class Spectra(ModalityConfig, kind="spectra"):
             "position": per_pixel if tokeniser.pos_width > 1 else per_window,
             "head": "gaussian",
         }
+
+    def synth(self, rng: np.random.Generator) -> tuple[dict[str, Array], float]:
+        """A red continuum with a broad line; the line's place in micron."""
+        n = 12 * self.patch_size
+        wavelength = np.linspace(0.4, 0.9, n)
+        line = float(rng.uniform(0.45, 0.85))
+        flux = 5 * wavelength + 10 * np.exp(-0.5 * ((wavelength - line) / 0.02) ** 2)
+        flux = (flux + rng.normal(0, 0.3, n)).astype(np.float32)
+        return {"flux": flux, "wavelength": from_micron(wavelength, self.wavelength_unit)}, line
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_spectra.pictures import draw_spectrum

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from lom_core import (
@@ -101,6 +102,11 @@ class Text(ModalityConfig, kind="text"):
             "position": place,
             "head": "categorical",
         }
+
+    def synth(self, rng: np.random.Generator) -> tuple[str, float]:
+        """Forty letters a and b; the share of a that they were drawn with."""
+        share = float(rng.uniform())
+        return "".join(rng.choice(["a", "b"], size=40, p=[share, 1 - share])), share
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_text.pictures import draw_text

@@ -1,0 +1,340 @@
+"""The checks: each is a promise that a modality keeps, tried on raw values of it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lom_core.errors import BadRecord
+from lom_core.modality import ModalityConfig, ModalityRegistry
+from lom_core.roles import Encoder, Tokens
+
+N_LATENT, N_HELD_OUT = 256, 64
+HEAVY = ("torch", "astropy", "datasets", "matplotlib", "pandas", "xarray", "scipy", "PIL", "mido")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked: a modality, and raw values as its data sets yield them.
+
+    Args:
+        modality: the config.
+        values: at least three observations.
+        bound: largest error of ``encode(decode(tokens))`` in the observed content.
+    """
+
+    modality: ModalityConfig
+    values: Sequence[Any]
+    bound: float = 0.0
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.modality.tokeniser.build()
+
+    def tokens(self) -> list[Tokens]:
+        from lom_core.data import checked
+
+        return [checked(self.encoder.encode(value), self.modality) for value in self.values]
+
+
+# -------------------------------------------------------------------------------------- checks
+
+
+def check_config_round_trip(subject: Subject) -> None:
+    """The dumped config gives an equal one, through JSON and through pickle."""
+    modality = subject.modality
+    dumped = json.loads(modality.model_dump_json())
+    again = ModalityConfig.model_validate(dumped)
+    assert again == modality, f"{again} is not {modality}"
+    again = pickle.loads(pickle.dumps(modality))  # noqa: S301  our own bytes
+    assert again == modality, "pickling changes the config"
+
+
+def check_imports_lightly(subject: Subject) -> None:
+    """Importing the config's module imports nothing heavy: `lom --help` imports every plugin."""
+    module = type(subject.modality).__module__
+    code = f"import sys, {module}; print(*({set(HEAVY)!r} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert not shown.stdout.split(), f"import {module} imports {shown.stdout.strip()}"
+
+
+def check_tokens_keep_the_contract(subject: Subject) -> None:
+    """Shapes, dtypes, finite observed values, one position a token (docs/batch.md)."""
+    for tokens in subject.tokens():
+        assert len(tokens) > 0, "a value without any token"
+        assert tokens.positions.dtype == np.float32, f"positions are {tokens.positions.dtype}"
+        kind = tokens.content.dtype.kind
+        discrete = subject.modality.tokeniser.vocab_size > 0
+        assert kind in ("i" if discrete else "uif"), f"content is {tokens.content.dtype}"
+        assert tokens.content.dtype.itemsize <= 8 - 4 * (kind == "f"), (
+            "float64 content: use float32"
+        )
+        assert tokens.content.dtype.isnative, "content is not in the machine's byte order"
+
+
+def check_is_deterministic(subject: Subject) -> None:
+    """The same tokens twice, from a pickled encoder, and in a spawned worker process."""
+    sent = pickle.loads(pickle.dumps(subject.encoder))  # noqa: S301  our own bytes
+    for encoder in (subject.encoder, sent):
+        again = [encoder.encode(value) for value in subject.values]
+        for first, second in zip(subject.tokens(), again, strict=True):
+            _assert_same(first, second, "encoding twice gives")
+    with multiprocessing.get_context("spawn").Pool(1) as workers:
+        elsewhere = workers.map(sent.encode, subject.values)
+    for first, second in zip(subject.tokens(), elsewhere, strict=True):
+        _assert_same(first, second, "a spawned worker gives")
+
+
+def _assert_same(first: Tokens, second: Tokens, told: str) -> None:
+    shape = first.content.reshape(len(first), -1).shape
+    kept = np.broadcast_to(first.observed, shape)
+    assert len(first) == len(second), f"{told} another number of tokens"
+    same = first.content.reshape(shape) == second.content.reshape(shape)
+    assert (same | ~kept).all(), f"{told} other content"
+    assert np.array_equal(first.positions, second.positions), f"{told} other positions"
+
+
+def check_nan_never_passes(subject: Subject) -> None:
+    """A value with a NaN in it is refused, or its NaN gets weight 0; all NaN is refused."""
+    from lom_core.data import checked
+
+    for value in subject.values[:3]:
+        for broken, everywhere in _with_nan(value):
+            try:
+                tokens = checked(subject.encoder.encode(broken), subject.modality)
+            except BadRecord:
+                continue
+            content = tokens.content
+            assert content.dtype.kind != "f" or np.isfinite(content).all(), "NaN in the content"
+            assert np.isfinite(tokens.positions).all(), "NaN in the positions"
+            assert not everywhere or content.dtype.kind in "iu", "nothing but NaN is no observation"
+
+
+def _with_nan(value: Any) -> Iterator[tuple[Any, bool]]:
+    """Copies of a float array, or of a mapping with some, with one value or all values NaN."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > 1:
+        one, every = value.copy(), np.full_like(value, np.nan)
+        one.flat[value.size // 2] = np.nan
+        yield one, False
+        yield every, True
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            for broken, everywhere in _with_nan(part):
+                yield {**value, key: broken}, everywhere and len(value) == 1
+
+
+def check_inverts(subject: Subject) -> None:
+    """What is decoded encodes to the same observed content, within the bound."""
+    encoder = subject.encoder
+    for tokens in subject.tokens():
+        again = encoder.encode(encoder.decode(tokens))
+        n = len(tokens)
+        assert len(again) == n, f"{n} tokens decode and encode to {len(again)}"
+        kept = np.broadcast_to(tokens.observed, tokens.content.reshape(n, -1).shape)
+        one, two = (t.content.reshape(n, -1).astype(np.float64) for t in (tokens, again))
+        worst = float(np.abs(np.where(kept, one - two, 0)).max())
+        assert worst <= subject.bound, (
+            f"content is off by {worst:g}, the bound is {subject.bound:g}"
+        )
+
+
+def check_short_observations(subject: Subject) -> None:
+    """Windows of an observation decode too, and one token alone has a loss and a gradient.
+
+    Observations longer than a row are cropped, so any window may be what the model gets.
+    """
+    for tokens in subject.tokens():
+        for window in (tokens[:1], tokens[len(tokens) // 2 :], tokens[len(tokens) - 1 :]):
+            if window.observed.any():
+                subject.encoder.decode(window)
+    model, rows = _model_and_rows(subject, [tokens[:1] for tokens in subject.tokens()])
+    loss = _summed_loss(model, rows, subject)
+    assert bool(loss.isfinite()), "one token alone has no finite loss"
+    loss.backward()
+    gradients = [p.grad for p in model.part(subject.modality.name).parameters()]
+    assert all(g is not None and bool(g.isfinite().all()) for g in gradients), "nor a gradient"
+
+
+def check_picture_draws(subject: Subject) -> None:
+    """``picture`` draws an observation beside itself."""
+    from matplotlib.figure import Figure
+
+    value = subject.encoder.decode(subject.tokens()[0])
+    figure = Figure(figsize=(7.5, 2.7), layout="constrained")
+    subject.modality.picture(figure, value, value)
+    assert figure.get_axes() or figure.subfigs, "nothing was drawn"
+
+
+def check_packed_equals_unpacked(subject: Subject) -> None:
+    """Losses do not depend on what stands beside an observation, nor on the order."""
+    model, rows = _model_and_rows(subject)
+    alone = sum(_loss(model, [row], subject) for row in rows)
+    for several in (rows, rows[::-1]):
+        together = _loss(model, several, subject)
+        assert abs(together - alone) <= 1e-4 * max(1.0, abs(alone)), f"{together} is not {alone}"
+
+
+def check_what_is_not_observed_changes_nothing(subject: Subject) -> None:
+    """A value of weight 0 may be anything: losses and answers stay the same to the bit."""
+    if subject.modality.tokeniser.vocab_size:
+        return  # discrete tokens are observed or left out
+    losses, answers = set(), []
+    for value in (0, 100):
+        changed = []
+        for tokens in subject.tokens():
+            given = 1.0 if tokens.weights is None else tokens.weights
+            weights = np.array(np.broadcast_to(given, tokens.content.shape), np.float32)
+            content = tokens.content.copy()
+            weights[::2, 0], content[::2, 0] = 0, value
+            if weights.any():
+                changed.append(Tokens(content, tokens.positions, weights))
+        if not changed:
+            return  # one value an observation: without it there is none
+        model, rows = _model_and_rows(subject, changed)
+        losses.add(_loss(model, rows, subject))
+        answers.append(model.predict(_prepare(model, rows))[subject.modality.name])
+    assert len(losses) == 1, f"losses differ: {losses}"
+    assert bool((answers[0] == answers[1]).all()), "answers differ"
+
+
+def check_absent_has_zero_gradients(subject: Subject) -> None:
+    """In a batch that lacks the modality its parameters get zeros, not None."""
+    from lom_core.batch import pack_row
+
+    model, _ = _model_and_rows(subject)
+    name = subject.modality.name
+    sum(model(_prepare(model, [pack_row([], 8, [name])])).values()).backward()
+    for key, parameter in model.part(name).named_parameters():
+        assert parameter.grad is not None, f"{key} has no gradient"
+        assert not parameter.grad.any(), f"{key} has a gradient from nothing"
+
+
+def check_missing_is_allowed(subject: Subject) -> None:
+    """Beside a modality that every object has, an object without this one is an observation."""
+    from lom_core.builtin import Scalar
+    from lom_core.data import Reader
+    from lom_core.sources import ListSource
+
+    name = subject.modality.name
+    registry = ModalityRegistry([subject.modality, Scalar(name="other")])
+    records = [{name: subject.values[0], "other": 1.0}, {"other": 2.0}, {name: None, "other": 3.0}]
+    reader = Reader(ListSource(records), registry, block_size=1 << 20)
+    for index, expected in enumerate([{name, "other"}, {"other"}, {"other"}]):
+        found = set(reader.read(index, None).tokens)
+        assert found == expected, f"an observation of {found}, expected {expected}"
+
+
+def check_learns(subject: Subject) -> None:
+    """A tiny model, trained on the values for a few seconds, predicts them better than at first."""
+
+    model, rows = _model_and_rows(subject)
+    before = _loss(model, rows, subject)
+    _fit(model, rows, subject.modality.name, "next_token", steps=40, lr=3e-3)
+    after = _loss(model, rows, subject)
+    assert after < before, f"the loss went from {before:g} to {after:g}"
+
+
+def check_recovers_the_latent(subject: Subject) -> None:
+    """From made-up observations a tiny model tells the number that each was made from.
+
+    Seconds on a CPU, on objects that it was not trained on, and better than the best constant. A
+    modality that makes up nothing (``synth``) has nothing to recover.
+    """
+    from lom_core.builtin import Scalar
+
+    if type(subject.modality).synth is ModalityConfig.synth:
+        return
+    rng = np.random.default_rng(1)
+    made = [subject.modality.synth(rng) for _ in range(N_LATENT + N_HELD_OUT)]
+    name, encoder = subject.modality.name, subject.encoder
+    latent = Scalar(name=f"latent_of_{name}")
+    label = latent.tokeniser.build()
+    samples = [{name: encoder.encode(v), latent.name: label.encode(z)} for v, z in made]
+    model, rows = _build([subject.modality, latent], samples, n_fit=N_LATENT)
+    _fit(model, rows[:N_LATENT], latent.name, _given(name), steps=120, lr=1e-2)
+    batch = _prepare(model, rows[N_LATENT:], _given(name))
+    from lom_core.evaluate import trivial_losses
+
+    model.eval()
+    loss = float(model(batch)[latent.name].detach()) / N_HELD_OUT
+    chance = trivial_losses(model, batch, latent.name)["training_mean"] / N_HELD_OUT
+    assert loss < chance - 0.1, (
+        f"loss {loss:.3f} on new objects, the best constant has {chance:.3f}"
+    )
+
+
+def _given(name: str) -> dict[str, Any]:
+    return {"kind": "prefix", "given": [name]}
+
+
+CHECKS: tuple[Callable[[Subject], None], ...] = tuple(
+    check for name, check in list(globals().items()) if name.startswith("check_")
+)
+
+
+def _model_and_rows(subject: Subject, samples: Sequence[Tokens] | None = None) -> tuple[Any, Any]:
+    """A small model with fitted scales, and a row for each observation."""
+    samples = subject.tokens() if samples is None else samples
+    return _build([subject.modality], [{subject.modality.name: tokens} for tokens in samples])
+
+
+def _build(
+    modalities: Sequence[ModalityConfig],
+    samples: Sequence[Mapping[str, Tokens]],
+    n_fit: int | None = None,
+) -> tuple[Any, Any]:
+    """A small model whose scales are fitted on the first ``n_fit`` samples, and a row for each."""
+    import torch
+
+    from lom_core.batch import Observation, pack_row
+    from lom_core.config import ModelConfig
+    from lom_core.model import Lom
+
+    torch.manual_seed(0)
+    model = Lom(ModalityRegistry(modalities), ModelConfig(n_layer=1, n_head=2, n_embd=32))
+    names = [modality.name for modality in modalities]
+    model.fit_scales({name: [sample[name] for sample in samples[:n_fit]] for name in names})
+    observations = [Observation(str(i), sample, seed=i) for i, sample in enumerate(samples)]
+    return model, [pack_row([o], o.n_slots, names) for o in observations]
+
+
+def _prepare(model: Any, rows: Any, objective: Any = "next_token") -> Any:
+    from lom_core.roles import Objective
+
+    return Objective.model_validate(objective).prepare(rows, model.layouts)
+
+
+def _fit(model: Any, rows: Any, name: str, objective: Any, steps: int, lr: float) -> None:
+    """Train on one modality's mean loss, 32 rows at a time in turn."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    batches = [_prepare(model, rows[i : i + 32], objective) for i in range(0, len(rows), 32)]
+    for step in range(steps):
+        batch = batches[step % len(batches)]
+        loss = model(batch)[name] / max(batch.counts[name], 1e-12)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _summed_loss(model: Any, rows: Any, subject: Subject) -> Any:
+    """The summed next-token loss, a tensor."""
+    return model(_prepare(model, rows))[subject.modality.name]
+
+
+def _loss(model: Any, rows: Any, subject: Subject) -> float:
+    import torch
+
+    with torch.no_grad():
+        return float(_summed_loss(model, rows, subject))
