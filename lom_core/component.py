@@ -51,9 +51,14 @@ class Component(BaseModel):
 
     role: ClassVar[str] = ""
     kind: ClassVar[str] = ""
+    takes: ClassVar[str] = ""
+    """The field that ``kind:something`` fills: with "algorithm", ``miditok:REMI`` is a kind."""
 
-    def __init_subclass__(cls, *, role: str = "", kind: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, *, role: str = "", kind: str = "", takes: str = "", **kwargs: Any
+    ) -> None:
         super().__init_subclass__(**kwargs)
+        cls.takes = takes
         if role:
             cls.role = role
         cls.kind = kind  # a subclass without a kind of its own is abstract, or named by its path
@@ -81,6 +86,9 @@ class Component(BaseModel):
         kind = fields.pop("kind", cls.kind)
         if not kind and cls.__subclasses__() and _is_role(cls):
             raise ConfigError(f"{_a(cls.role)} needs a kind; {KINDS.installed(cls.role)}")
+        family, _, argument = kind.partition(":")
+        if argument and (known := KINDS.taking(cls.role, family)) is not None:
+            kind, fields = family, {**fields, known.takes: argument}
         if kind == cls.kind:
             return handler(fields)
         found = _import(cls, kind, fields) if ":" in kind else KINDS.get(cls.role, kind)
@@ -167,6 +175,12 @@ class Kinds:
             f"unknown {role} '{kind}'{nearest(kind, self.names(role))}; "
             f"{self.installed(role)}{self.hint(role, kind)}"
         )
+
+    def taking(self, role: str, kind: str) -> type[Component] | None:
+        """The class of a kind that takes an argument after a colon."""
+        self._load()
+        found, _ = self._classes.get((role, kind), (None, ""))
+        return found if found is not None and found.takes else None
 
     def names(self, role: str) -> list[str]:
         self._load()

@@ -15,6 +15,7 @@ from lom_core.builtin import Fourier, Index, Masked
 from lom_core.component import KINDS, Kinds
 from lom_core.errors import ConfigError, PluginError
 from lom_core.roles import ROLES, Dataset, Objective, Position, PythonDataset, Tokeniser
+from lom_core.testing import installed
 
 
 def test_a_kind_a_mapping_and_an_instance_are_the_same() -> None:
@@ -201,3 +202,19 @@ def test_an_objective_and_a_tokeniser_say_what_they_lack() -> None:
     with pytest.raises(ConfigError, match="needs encode and decode"):
         Half().build()
     assert Objective.model_validate({"kind": "masked", "ratio": 0.3}) == Masked(ratio=0.3)
+
+
+class Wrapped(Tokeniser, kind="wrapped_for_a_test", takes="algorithm"):
+    algorithm: str = "plain"
+
+
+def test_a_kind_may_take_one_field_after_a_colon() -> None:
+    with installed(Wrapped):
+        found = Tokeniser.model_validate("wrapped_for_a_test:REMI")
+        assert found == Wrapped(algorithm="REMI")
+        assert found.model_dump() == {"kind": "wrapped_for_a_test", "algorithm": "REMI"}
+        assert Tokeniser.model_validate(found.model_dump()) == found
+        given = Tokeniser.model_validate({"kind": "wrapped_for_a_test:TSD"})
+        assert given == Wrapped(algorithm="TSD")
+        with pytest.raises(ValidationError, match="no module named .one_number."):
+            Tokeniser.model_validate("one_number:x")  # a kind that takes nothing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -88,10 +87,25 @@ def check_is_deterministic(subject: Subject) -> None:
         again = [encoder.encode(value) for value in subject.values]
         for first, second in zip(subject.tokens(), again, strict=True):
             _assert_same(first, second, "encoding twice gives")
-    with multiprocessing.get_context("spawn").Pool(1) as workers:
-        elsewhere = workers.map(sent.encode, subject.values)
-    for first, second in zip(subject.tokens(), elsewhere, strict=True):
+    # As a spawned worker has it: nothing but what pickle carries. (A pool would wait for ever for
+    # a worker that cannot start.)
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE],
+        input=pickle.dumps((sys.path, pickle.dumps((sent, list(subject.values))))),
+        capture_output=True,
+    )
+    assert elsewhere.returncode == 0, elsewhere.stderr.decode(errors="replace")[-500:]
+    again = pickle.loads(elsewhere.stdout)  # noqa: S301  our own bytes
+    for first, second in zip(subject.tokens(), again, strict=True):
         _assert_same(first, second, "a spawned worker gives")
+
+
+_ELSEWHERE = """
+import pickle, sys
+sys.path[:], sent = pickle.load(sys.stdin.buffer)
+encoder, values = pickle.loads(sent)
+sys.stdout.buffer.write(pickle.dumps([encoder.encode(value) for value in values]))
+"""
 
 
 def _assert_same(first: Tokens, second: Tokens, told: str) -> None:
