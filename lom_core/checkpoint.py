@@ -2,7 +2,7 @@
 
     out_dir/checkpoints/step-00000500/
         model.safetensors       weights and fitted scales
-        optimizer.safetensors   AdamW's moments, random generator
+        optimizer.safetensors   AdamW's moments, random generators of each rank
         state.json              config, plugin lock, step, lanes, ..., a hash of each file
     out_dir/checkpoints/latest  the name of the newest; ``best`` likewise
 
@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,16 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 
 
 def save(
-    out_dir: Path, model: Lom, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    out_dir: Path,
+    model: Lom,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    random: Sequence[Mapping[str, Tensor]] = (),
 ) -> Path:
     """Write ``step-N`` and point ``latest`` at it.
+
+    Args:
+        random: :func:`random_state` of each rank.
 
     Errors:
         CheckpointError: the disk is full or not writable; what was there before is untouched.
@@ -52,7 +59,12 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         save_file(_contiguous(model.state_dict()), part / MODEL)
-        save_file(_optimizer_tensors(model, optimizer), part / OPTIMIZER)
+        generators = {
+            f"random/{rank}/{name}": value
+            for rank, states in enumerate(random or [random_state(model.bos.device)])
+            for name, value in states.items()
+        }
+        save_file(_optimizer_tensors(model, optimizer) | generators, part / OPTIMIZER)
         files = {name: _hash(part / name) for name in (MODEL, OPTIMIZER)}
         text = json.dumps({"format": FORMAT, **state, "files": files}, indent=1)
         (part / STATE).write_text(text, encoding="utf8")
@@ -186,9 +198,8 @@ def load_weights(model: Lom, checkpoint: Path) -> None:
 
 
 def load_optimizer(model: Lom, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
-    """AdamW's moments by parameter name, and the random generator's state."""
+    """AdamW's moments by parameter name."""
     tensors = _load(checkpoint / OPTIMIZER)
-    torch.set_rng_state(tensors.pop("rng"))
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -199,8 +210,27 @@ def load_optimizer(model: Lom, optimizer: torch.optim.Optimizer, checkpoint: Pat
             }
 
 
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The random generators of this process."""
+    found = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.get_rng_state(device)
+    return found
+
+
+def load_random(checkpoint: Path, rank: int, device: torch.device) -> bool:
+    """Set this process's random generators as they were; False if so many ranks did not run."""
+    tensors = _load(checkpoint / OPTIMIZER)
+    if f"random/{rank}/cpu" not in tensors:
+        return False
+    torch.set_rng_state(tensors[f"random/{rank}/cpu"])
+    if device.type == "cuda" and f"random/{rank}/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors[f"random/{rank}/cuda"], device)
+    return True
+
+
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {"rng": torch.get_rng_state()}
+    tensors = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()

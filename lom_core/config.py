@@ -38,8 +38,8 @@ class DataConfig(Section):
         eval: named validation sets; without one, ``val_fraction`` of the training data is held
             out by a seeded draw of records and named ``val``.
         block_size: slots in a row; a longer observation is cropped to it.
-        batch_size: rows in a batch (on each device, before accumulation).
-        gradient_accumulation_steps: batches a step.
+        batch_size: rows in a batch, which one process takes at a time.
+        gradient_accumulation_steps: batches a step, over all processes together.
         num_workers: loader processes; 0 reads in the main process.
         shuffle: a new seeded order each epoch.
         shuf: shuffle the order of the modalities within each observation.

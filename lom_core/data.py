@@ -10,6 +10,7 @@ resuming is exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,12 @@ class Reader:
         self.source, self.registry = source, registry
         self.block_size, self.shuf, self.leads = block_size, shuf, leads
         self.encoders: dict[str, Encoder] = {c.name: c.tokeniser.build() for c in registry}
+
+    def over(self, source: Source) -> Reader:
+        """The same reader of another source."""
+        other = copy(self)
+        other.source = source
+        return other
 
     def read(self, index: int, seed: int | None) -> Observation:
         """The observation of record ``index``; without a seed nothing is drawn (evaluation).
@@ -163,6 +170,14 @@ class Tally:
         for reason, n in other.bad.items():
             self.bad[reason] = self.bad.get(reason, 0) + n
             self.examples.setdefault(reason, other.examples[reason])
+
+    @classmethod
+    def of(cls, parts: Iterable[Tally]) -> Tally:
+        """What became of all records, from what each rank saw."""
+        total = cls()
+        for part in parts:
+            total.add(part)
+        return total
 
     def check(self, max_bad_fraction: float) -> None:
         """TooManyBadRecords past the cap (of at least MIN_SEEN records)."""

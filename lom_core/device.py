@@ -11,11 +11,13 @@ from lom_core.config import SystemConfig
 from lom_core.errors import ConfigError
 
 
-def pick_device(system: SystemConfig) -> torch.device:
-    """ConfigError if the device does not exist here."""
+def pick_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
+    """The run's device, the ``local_rank``-th of this machine; ConfigError if there is none."""
     name = system.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

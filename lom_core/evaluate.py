@@ -17,9 +17,10 @@ from lom_core.batch import Batch, Span, pack_row
 from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally, in_stream
 from lom_core.device import autocast, pick_device
+from lom_core.distributed import World
 from lom_core.errors import BadRecord
 from lom_core.heads import CategoricalHead
-from lom_core.loader import eval_batches, open_sources
+from lom_core.loader import eval_batches, open_sources, share_of
 from lom_core.model import Lom
 from lom_core.roles import Array, Source, Tokens
 
@@ -28,12 +29,17 @@ Metrics = dict[str, float]
 
 @torch.no_grad()
 def evaluate(
-    model: Lom, reader: Reader, config: RunConfig, limit: int = 0, baselines: bool = True
+    model: Lom,
+    reader: Reader,
+    config: RunConfig,
+    limit: int = 0,
+    baselines: bool = True,
+    world: World = World(),  # noqa: B008  frozen
 ) -> tuple[Metrics, Tally]:
-    """Mean losses of a data set, in model units.
+    """Mean losses of a data set, in model units; every rank takes its share of the records.
 
     Args:
-        limit: batches at most; 0 takes every record.
+        limit: batches at most, over all ranks; 0 takes every record.
         baselines: also score the training mean and "same as the previous token".
 
     Returns:
@@ -48,7 +54,8 @@ def evaluate(
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, float] = defaultdict(float)
     tally = Tally()
-    for rows, seen in eval_batches(reader, config.data, limit):
+    reader = reader.over(share_of(reader.source, world.rank, world.size))
+    for rows, seen in eval_batches(reader, config.data, -(-limit // world.size)):
         tally.add(seen)
         prepared = config.objective.prepare(rows, model.layouts)
         batch = prepared.to(device)
@@ -62,6 +69,8 @@ def evaluate(
             ).items():
                 sums[f"{baseline}/{name}"] += value
     model.train(was_training)
+    sums, counts = world.sums(sums), world.sums(counts)
+    tally = Tally.of(world.gather(tally))
     metrics = {k: v / counts[k.split("/")[1]] for k, v in sums.items() if counts[k.split("/")[1]]}
     metrics["loss"] = sum(
         c.loss_weight * metrics[f"loss/{c.name}"]

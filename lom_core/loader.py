@@ -24,7 +24,7 @@ class Loader:
         reader: of the training source.
         config: the run's data section.
         seed: of the run.
-        rank, world: this process owns ``lanes / world`` neighbouring lanes.
+        lanes: those of this process; None takes all of them.
         states: where every lane of the run stands; None starts at the beginning.
     """
 
@@ -33,13 +33,11 @@ class Loader:
         reader: Reader,
         config: DataConfig,
         seed: int,
-        rank: int = 0,
-        world: int = 1,
+        lanes: range | None = None,
         states: Sequence[LaneState] | None = None,
     ) -> None:
-        share = config.batch_size * config.gradient_accumulation_steps
         self.plan = LanePlan(
-            lanes=share * world,
+            lanes=config.batch_size * config.gradient_accumulation_steps,
             block_size=config.block_size,
             look_ahead=config.look_ahead,
             max_bad_fraction=config.max_bad_fraction,
@@ -47,9 +45,9 @@ class Loader:
             shuffle=config.shuffle,
         )
         self.reader = reader
-        self.lanes = range(rank * share, (rank + 1) * share)
+        self.lanes = range(self.plan.lanes) if lanes is None else lanes
         self.states = list(states or [LaneState()] * self.plan.lanes)
-        self.num_workers = min(config.num_workers, share)
+        self.num_workers = min(config.num_workers, len(self.lanes))
         self.tally = Tally()
 
     def __iter__(self) -> Iterator[list[Row]]:
@@ -136,6 +134,33 @@ def eval_batches(
     if rows:
         empty = pack_row([], config.block_size, reader.registry.names())
         yield rows + [empty] * (config.batch_size - len(rows)), tally
+
+
+class Every:
+    """Records ``rank``, ``rank + size`` ... of a source: a rank's share of an evaluation."""
+
+    def __init__(self, source: Source, rank: int, size: int) -> None:
+        self.source, self.rank, self.size = source, rank, size
+
+    def __len__(self) -> int:
+        return max(0, -(-(len(self.source) - self.rank) // self.size))
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[self.rank + index * self.size]
+
+
+class EveryOfStream(Every, Stream):
+    """The same of a stream, which every rank reads."""
+
+    def reaches(self, index: int) -> bool:
+        return in_stream(self.source, self.rank + index * self.size)
+
+
+def share_of(source: Source, rank: int, size: int) -> Source:
+    """What a rank evaluates; the source itself where there is one rank."""
+    if size == 1:
+        return source
+    return (EveryOfStream if isinstance(source, Stream) else Every)(source, rank, size)
 
 
 class Part:

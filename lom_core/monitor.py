@@ -19,7 +19,7 @@ from lom_core.data import Reader, Tally
 from lom_core.errors import DataError
 from lom_core.evaluate import trivial_names
 from lom_core.model import Lom
-from lom_core.roles import Source
+from lom_core.roles import Logger, Source
 
 
 class Monitor:
@@ -28,16 +28,38 @@ class Monitor:
     Args:
         step: lines of metrics.jsonl after it are dropped: a resumed run writes them again.
         run_ids: of trackers, by kind, from the checkpoint that is resumed.
+        main: of many processes one speaks and writes; the others keep silent.
     """
 
     def __init__(
-        self, config: RunConfig, out_dir: Path, step: int, run_ids: Mapping[str, str]
+        self,
+        config: RunConfig,
+        out_dir: Path,
+        step: int,
+        run_ids: Mapping[str, str],
+        main: bool = True,
     ) -> None:
         self.config, self.out_dir, self.first = config, out_dir, step
-        self.run_ids = dict(run_ids)
-        self.console = Console(stderr=False, highlight=False)
+        self.run_ids, self.main = dict(run_ids), main
+        self.console = Console(stderr=False, highlight=False, quiet=not main)
         self.began = time.perf_counter()
         self.noted: dict[str, Tally] = {}
+        self.trackers: dict[str, Logger] = {}
+        if main:
+            self._open()
+        self.progress = Progress(
+            TextColumn("[bold]step {task.completed}/{task.total}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}"),
+            console=self.console,
+            disable=not self.console.is_terminal or not main,
+        )
+        self.task: TaskID = self.progress.add_task(
+            "train", total=config.train.max_iters, completed=step, text=""
+        )
+
+    def _open(self) -> None:
+        out_dir, step, config = self.out_dir, self.first, self.config
         try:
             out_dir.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -45,23 +67,11 @@ class Monitor:
             self.file = _reopen(out_dir / "metrics.jsonl", step)
         except OSError as error:
             raise DataError(f"cannot write to out_dir={out_dir}: {error.strerror}") from None
-        self.progress = Progress(
-            TextColumn("[bold]step {task.completed}/{task.total}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[text]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self.task: TaskID = self.progress.add_task(
-            "train", total=config.train.max_iters, completed=step, text=""
-        )
 
     def __enter__(self) -> Self:
         settings = self.config.model_dump(mode="json")
-        self.trackers = {
-            t.kind: t.build(str(self.out_dir), settings, self.run_ids.get(t.kind))
-            for t in self.config.logging.trackers
-        }
+        for t in self.config.logging.trackers if self.main else ():
+            self.trackers[t.kind] = t.build(str(self.out_dir), settings, self.run_ids.get(t.kind))
         self.run_ids |= {k: t.run_id for k, t in self.trackers.items() if t.run_id}
         self.progress.start()
         return self
@@ -73,7 +83,8 @@ class Monitor:
         trace: TracebackType | None,
     ) -> None:
         self.progress.stop()
-        self.file.close()
+        if self.main:
+            self.file.close()
         for tracker in self.trackers.values():
             tracker.close()
 
@@ -86,6 +97,8 @@ class Monitor:
 
     def log(self, split: str, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl; losses also to the terminal; all of it to the trackers."""
+        if not self.main:
+            return
         seconds = round(time.perf_counter() - self.began, 3)
         line = {"step": step, "split": split, "seconds": seconds, **metrics}
         self.file.write(json.dumps(line) + "\n")

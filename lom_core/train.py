@@ -16,12 +16,14 @@ from lom_core import checkpoint
 from lom_core.batch import Batch, Row
 from lom_core.config import OptimizerConfig, RunConfig
 from lom_core.data import LaneState, Reader, Tally
-from lom_core.device import autocast, pick_device
+from lom_core.device import autocast
+from lom_core.distributed import Parallel, World, joined
 from lom_core.errors import CheckpointError, ConfigError, TrainingError
 from lom_core.evaluate import Metrics, evaluate, validation_readers
 from lom_core.loader import Loader, sample_tokens
 from lom_core.model import Lom
 from lom_core.monitor import Monitor
+from lom_core.seeds import mix
 
 
 @dataclass
@@ -53,34 +55,44 @@ def train(config: RunConfig) -> TrainResult:
         ConfigError, DataError: before the first step, for what can be known before it.
         TooManyBadRecords, TrainingError, CheckpointError: on the way.
     """
-    device = pick_device(config.system)
     if config.system.num_threads:
         torch.set_num_threads(config.system.num_threads)
-    torch.manual_seed(config.train.seed)
+    with joined(config.system) as (world, device):
+        return _train(config, world, device)
+
+
+def _train(config: RunConfig, world: World, device: torch.device) -> TrainResult:
+    torch.manual_seed(config.train.seed)  # every rank begins with the same weights
     out_dir = Path(config.system.out_dir)
+    lanes = world.lanes(config.data)
 
     source, validation = validation_readers(config)
     block_size, leads = config.data.block_size, config.objective.leads
     reader = Reader(source, config.registry, block_size, config.data.shuf, leads)
-    model, optimizer, progress = start(config, reader, device, out_dir)
+    model, optimizer, progress = start(config, reader, device, out_dir, world)
     if config.system.compile:
         model.body.compile()
-    loader = Loader(reader, config.data, config.train.seed, states=progress.lanes or None)
+    loader = Loader(reader, config.data, config.train.seed, lanes, progress.lanes or None)
     loader.tally = progress.tally
 
-    with Monitor(config, out_dir, progress.step, progress.run_ids) as monitor:
+    with Monitor(config, out_dir, progress.step, progress.run_ids, world.main) as monitor:
         monitor.introduce(model, source, validation)
-        run = Run(config, model, optimizer, validation, progress, out_dir, monitor)
+        run = Run(config, model, optimizer, validation, progress, out_dir, monitor, world)
         if config.train.eval_only:
             run.evaluate()
         else:
             run.steps(loader)
-        monitor.summarise(run.metrics, progress.tally)
-    return TrainResult(out_dir, progress.step, run.metrics, progress.tally)
+        tally = Tally.of(world.gather(progress.tally))
+        monitor.summarise(run.metrics, tally)
+    return TrainResult(out_dir, progress.step, run.metrics, tally)
 
 
 def start(
-    config: RunConfig, reader: Reader, device: torch.device, out_dir: Path
+    config: RunConfig,
+    reader: Reader,
+    device: torch.device,
+    out_dir: Path,
+    world: World = World(),  # noqa: B008  frozen
 ) -> tuple[Lom, torch.optim.Optimizer, Progress]:
     """Model, optimiser and progress: from scratch, resumed, or from another run's checkpoint."""
     model = Lom(config.registry, config.model)
@@ -93,7 +105,12 @@ def start(
         model.to(device)
         optimizer = make_optimizer(model, config.optimizer)
         checkpoint.load_optimizer(model, optimizer, found)
-        return model, optimizer, read_progress(state, config)
+        if not checkpoint.load_random(found, world.rank, device):  # fewer ranks wrote it
+            torch.manual_seed(mix(config.train.seed, state["step"], world.rank))
+        progress = read_progress(state, config)
+        if not world.main:  # counted once
+            progress.tally = Tally()
+        return model, optimizer, progress
     if source == "scratch":
         if (out_dir / "checkpoints" / "latest").exists() and not config.train.eval_only:
             raise ConfigError(
@@ -106,6 +123,8 @@ def start(
         checkpoint.check_lock(checkpoint.read_state(found)["lock"], config.registry)
         checkpoint.load_weights(model, found)
     model.to(device)
+    if not world.main:  # what dropout draws
+        torch.manual_seed(mix(config.train.seed, world.rank))
     return model, make_optimizer(model, config.optimizer), Progress()
 
 
@@ -120,19 +139,20 @@ class Run:
     progress: Progress
     out_dir: Path
     monitor: Monitor
+    world: World = field(default_factory=World)
     metrics: dict[str, Metrics] = field(default_factory=dict)
 
     def steps(self, loader: Loader) -> None:
         """Until ``max_iters``: step, log, evaluate, save, each when it is its turn."""
         plan, progress = self.config.train, self.progress
-        interval = Interval()
+        interval, parallel = Interval(), Parallel(self.model, self.world)
         if progress.step == 0:
             self.evaluate()
         rows_of = iter(loader)
         while progress.step < plan.max_iters:
             rows = next(rows_of)
             rate = learning_rate(progress.step, self.config.optimizer, plan.max_iters)
-            interval.add(*train_step(self.model, self.optimizer, rows, self.config, rate))
+            interval.add(train_step(parallel, self.optimizer, rows, self.config, rate))
             progress.step += 1
             progress.lanes = loader.states
 
@@ -142,7 +162,6 @@ class Run:
                 for n in (plan.log_interval, plan.eval_interval, plan.checkpoint_interval)
             ]
             if any(turn):
-                progress.tokens += interval.tokens
                 self.log(interval, rate)
                 interval = Interval()
             if turn[1]:
@@ -154,14 +173,14 @@ class Run:
                 interval = Interval()
 
     def log(self, interval: Interval, rate: float) -> None:
-        metrics = interval.metrics()
+        metrics, tokens = interval.metrics(self.world)
+        self.progress.tokens += tokens
         weights = {c.name: c.loss_weight for c in self.model.registry}
         metrics["loss"] = sum(w * metrics.get(f"loss/{name}", 0.0) for name, w in weights.items())
         metrics |= {"learning_rate": rate, "tokens": float(self.progress.tokens)}
-        metrics |= {
-            "records": float(self.progress.tally.seen),
-            "bad_records": float(self.progress.tally.n_bad),
-        }
+        tally = self.progress.tally
+        seen = {"records": float(tally.seen), "bad_records": float(tally.n_bad)}
+        metrics |= self.world.sums(seen)
         self.monitor.log("train", self.progress.step, metrics)
         if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
             raise TrainingError(
@@ -173,7 +192,8 @@ class Run:
     def evaluate(self) -> None:
         """Every named set; the training stream and the random state are left as they are."""
         for name, reader in self.validation.items():
-            metrics, tally = evaluate(self.model, reader, self.config, self.config.train.eval_iters)
+            limit = self.config.train.eval_iters
+            metrics, tally = evaluate(self.model, reader, self.config, limit, world=self.world)
             self.metrics[name] = metrics
             self.monitor.log(name, self.progress.step, metrics)
             self.monitor.note(name, tally)
@@ -189,49 +209,72 @@ class Run:
         return True
 
     def save(self, best: bool) -> None:
-        self.progress.run_ids = self.monitor.run_ids
+        world, progress = self.world, self.progress
+        progress.run_ids = self.monitor.run_ids
+        own = {k: progress.lanes[k] for k in world.lanes(self.config.data)}
+        lanes = {k: state for part in world.gather(own) for k, state in part.items()}
+        tally = Tally.of(world.gather(progress.tally))
+        random = world.gather(checkpoint.random_state(self.model.bos.device))
+        if not world.main:
+            world.gather(None)  # wait until it is written
+            return
         state = {
-            **asdict(self.progress),
+            **asdict(progress),
+            "lanes": [asdict(lanes[k]) for k in sorted(lanes)],
+            "tally": asdict(tally),
             "config": self.config.model_dump(mode="json"),
             "lock": checkpoint.lock(self.model.registry),
             "metrics": self.metrics,
         }
-        path = checkpoint.save(self.out_dir, self.model, self.optimizer, state)
+        path = checkpoint.save(self.out_dir, self.model, self.optimizer, state, random)
         if best:
             checkpoint.point(self.out_dir, "best", path.name)
         checkpoint.prune(self.out_dir, self.config.train.checkpoint_interval)
+        world.gather(None)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step leaves: this rank's batches and summed losses, and what all ranks share."""
+
+    batches: list[Batch]
+    sums: dict[str, Tensor]
+    counts: Mapping[str, float]  # what the answers weigh, over all ranks
+    norm: Tensor  # of the whole gradient, before clipping
 
 
 def train_step(
-    model: Lom,
+    parallel: Parallel,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[Row],
     config: RunConfig,
     rate: float,
-) -> tuple[list[Batch], dict[str, Tensor], Tensor]:
-    """One step on a step's rows, however many batches they make.
+) -> Step:
+    """One step on this rank's rows of it, however many batches they make.
 
-    Each modality's loss is its sum over all batches of the step over what its answers weigh
-    together: accumulating over k batches equals one batch k times larger.
-
-    Returns:
-        The batches, each modality's summed loss, the gradient's norm before clipping.
+    Each modality's loss is its sum over all batches of the step and all ranks, over what its
+    answers weigh together: accumulating over k batches, or sharing them among k ranks, equals one
+    batch k times larger.
     """
-    size = config.data.batch_size
+    model, size = parallel.model, config.data.batch_size
     batches = [
         config.objective.prepare(rows[i : i + size], model.layouts)
         for i in range(0, len(rows), size)
     ]
-    counts = {c.name: sum(batch.counts[c.name] for batch in batches) for c in model.registry}
+    names = model.registry.names()
+    own = [sum(batch.counts[name] for batch in batches) for name in names]
+    counts = dict(zip(names, parallel.world.total(own), strict=True))
     totals: dict[str, Tensor] = {}
-    for batch in batches:
-        with autocast(config.system, model.bos.device):
-            sums = model(batch.to(model.bos.device))
-        loss = sum(
-            c.loss_weight * sums[c.name] / max(counts[c.name], 1e-12) for c in model.registry
-        )
-        assert isinstance(loss, Tensor)  # a registry is never empty
-        loss.backward()  # type: ignore[no-untyped-call]
+    for i, batch in enumerate(batches):
+        with parallel.collecting(last=i == len(batches) - 1):
+            with autocast(config.system, model.bos.device):
+                sums = parallel(batch.to(model.bos.device))
+            loss = sum(
+                c.loss_weight * sums[c.name] / max(counts[c.name], 1e-12) for c in model.registry
+            )
+            assert isinstance(loss, Tensor)  # a registry is never empty
+            # Gradients are averaged over ranks, and wanted summed.
+            (loss * parallel.world.size).backward()  # type: ignore[no-untyped-call]
         totals = {name: totals.get(name, 0) + s.detach() for name, s in sums.items()}
     limit = config.optimizer.grad_clip or math.inf
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
@@ -239,7 +282,7 @@ def train_step(
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return batches, totals, norm
+    return Step(batches, totals, counts, norm)
 
 
 class Interval:
@@ -252,30 +295,33 @@ class Interval:
         self.norm: Tensor | None = None
         self.tokens = self.slots = 0
 
-    def add(self, batches: Sequence[Batch], sums: Mapping[str, Tensor], norm: Tensor) -> None:
-        for name, value in sums.items():
+    def add(self, step: Step) -> None:
+        for name, value in step.sums.items():
             self.sums[name] = self.sums.get(name, 0) + value
-            self.counts[name] = self.counts.get(name, 0) + sum(b.counts[name] for b in batches)
-        self.tokens += sum(batch.n_tokens for batch in batches)
-        self.slots += sum(batch.n_slots for batch in batches)
-        self.norm = norm
+            self.counts[name] = self.counts.get(name, 0) + step.counts[name]
+        self.tokens += sum(batch.n_tokens for batch in step.batches)
+        self.slots += sum(batch.n_slots for batch in step.batches)
+        self.norm = step.norm
 
-    def metrics(self) -> Metrics:
-        """Mean losses, the last gradient norm, tokens a second, and how full the rows were."""
+    def metrics(self, world: World) -> tuple[Metrics, int]:
+        """Mean losses, the last gradient norm, tokens a second, how full the rows were; tokens."""
         assert self.norm is not None, "an interval is read after a step"
+        own = {f"loss/{name}": float(value) for name, value in self.sums.items()}
+        sums = world.sums({**own, "tokens": self.tokens, "slots": self.slots})
         found = {
-            f"loss/{name}": float(value) / self.counts[name]
-            for name, value in self.sums.items()
-            if self.counts[name]
+            key: value / self.counts[name]
+            for key, value in sums.items()
+            if (name := key.removeprefix("loss/")) in self.counts and self.counts[name]
         }
         norm = float(self.norm)  # waits for the device, so the clock is read after it
         seconds = time.perf_counter() - self.began
-        return {
+        metrics = {
             **found,
             "grad_norm": norm,
-            "tokens_per_second": self.tokens / seconds,
-            "fill": self.tokens / max(self.slots, 1),
+            "tokens_per_second": sums["tokens"] / seconds,
+            "fill": sums["tokens"] / max(sums["slots"], 1),
         }
+        return metrics, int(sums["tokens"])
 
 
 def learning_rate(step: int, config: OptimizerConfig, max_iters: int) -> float:

@@ -216,5 +216,5 @@ def test_a_kind_may_take_one_field_after_a_colon() -> None:
         assert Tokeniser.model_validate(found.model_dump()) == found
         given = Tokeniser.model_validate({"kind": "wrapped_for_a_test:TSD"})
         assert given == Wrapped(algorithm="TSD")
-        with pytest.raises(ValidationError, match="no module named .one_number."):
+        with pytest.raises(ValidationError, match=r"no module named .one_number."):
             Tokeniser.model_validate("one_number:x")  # a kind that takes nothing

@@ -211,7 +211,7 @@ def test_errors_of_whole_sections_unions_and_missing_keys() -> None:
     ]
     lines = problems(write("part.yaml", "data: {}\n"))
     assert lines[0].startswith("modalities: missing")
-    assert lines[1].startswith("data.dataset: missing, and it has no default; installed: concat, ")
+    assert lines[1].startswith("data.dataset: missing, and it has no default; installed: ")
 
 
 def test_describe_errors_of_any_model() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lom_core.batch import Row
 from lom_core.config import DataConfig
 from lom_core.data import Lane, LanePlan, LaneState, Reader, Stream, Tally, checked, crop
+from lom_core.distributed import World
 from lom_core.errors import BadRecord, DataError, TooManyBadRecords
 from lom_core.loader import Loader, Part, eval_batches, open_sources
 from lom_core.modality import ModalityConfig, ModalityRegistry
@@ -185,13 +186,13 @@ def test_rows_do_not_depend_on_ranks(lanes: int, shares: int) -> None:
     def steps(world: int) -> list[list[str]]:
         plan = {
             "block_size": 32,
-            "batch_size": lanes // world,
+            "batch_size": 1,
+            "gradient_accumulation_steps": lanes,
             "dataset": {"kind": "python", "target": "a:b"},
         }
-        loaders = [
-            iter(Loader(reader, DataConfig.model_validate(plan), 5, rank, world))
-            for rank in range(world)
-        ]
+        config = DataConfig.model_validate(plan)
+        ranks = [World(rank, world) for rank in range(world)]
+        loaders = [iter(Loader(reader, config, 5, rank.lanes(config))) for rank in ranks]
         return [
             [i for loader in loaders for row in next(loader) for i in row.ids] for _ in range(6)
         ]

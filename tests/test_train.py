@@ -13,6 +13,7 @@ import torch
 from lom_core import checkpoint
 from lom_core.config import OptimizerConfig, RunConfig
 from lom_core.data import Reader
+from lom_core.distributed import Parallel
 from lom_core.errors import (
     CheckpointError,
     ConfigError,
@@ -106,7 +107,7 @@ def steps(config: RunConfig, n: int) -> Lom:
     model, optimizer, _ = start(config, reader, torch.device("cpu"), Path(config.system.out_dir))
     rows = iter(Loader(reader, config.data, config.train.seed))
     for _ in range(n):
-        train_step(model, optimizer, next(rows), config, 1e-3)
+        train_step(Parallel(model), optimizer, next(rows), config, 1e-3)
     return model
 
 
@@ -127,7 +128,7 @@ def test_accumulated_gradients_equal_those_of_one_batch(make_run: MakeRun, objec
         rows = next(iter(Loader(reader, config.data, config.train.seed)))
         assert any("word" not in row.spans for row in rows) and len(rows) == 4
         # Plain descent at rate 1 moves the weights by the gradient itself.
-        train_step(model, torch.optim.SGD(model.parameters()), rows, config, rate=1.0)
+        train_step(Parallel(model), torch.optim.SGD(model.parameters()), rows, config, rate=1.0)
         gradients.append({name: before[name] - p for name, p in model.named_parameters()})
     assert any(g.any() for g in gradients[0].values())
     for name, whole in gradients[0].items():

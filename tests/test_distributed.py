@@ -1,0 +1,138 @@
+"""Two processes make the run that one makes: bitwise, also after a resume on another number."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from lom_core.config import DataConfig
+from lom_core.distributed import World
+from lom_core.errors import ConfigError
+from lom_core.loader import Every
+from lom_core.sources import ListSource
+
+from .conftest import MODALITIES, WAVES
+
+# One lane in two has words: of the two processes, one never reads any.
+HALVES = (
+    WAVES
+    + """
+
+class Halves(Waves):
+    def __getitem__(self, i):
+        item = super().__getitem__(i)
+        if i % 2:
+            item.pop("word", None)
+            item.pop("word_positions", None)
+        return item
+"""
+)
+
+
+def write_run(folder: Path) -> Path:
+    (folder / "waves_data.py").write_text(HALVES)
+    run = {
+        "modalities": MODALITIES,
+        "data": {
+            "dataset": {"kind": "waves_data:Halves", "n": 40},
+            "block_size": 48,
+            "batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "shuffle": False,
+        },
+        "model": {"n_layer": 2, "n_head": 2, "n_embd": 32},
+        "optimizer": {"warmup_iters": 2, "learning_rate": 1e-3},
+        "train": {"max_iters": 6, "eval_interval": 3, "log_interval": 1, "checkpoint_interval": 2},
+        "system": {"dtype": "float32", "device": "cpu", "num_threads": 1},
+    }
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(run))
+    return path
+
+
+def launch(run: Path, world: int, *overrides: str) -> str:
+    """Train in a process of its own, or in ``world`` of them under torchrun."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+    command = [
+        sys.executable,
+        *(torchrun if world > 1 else []),
+        "-m",
+        "lom_core",
+        "train",
+        str(run),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(run.parent)}
+    done = subprocess.run(
+        [*command, *overrides],
+        capture_output=True,
+        text=True,
+        cwd=run.parent,
+        env=environment,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def weights(out_dir: Path) -> dict[str, torch.Tensor]:
+    name = (out_dir / "checkpoints" / "latest").read_text().strip()
+    return load_file(out_dir / "checkpoints" / name / "model.safetensors")
+
+
+def lines(out_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_equal_accumulation_over_two_bitwise(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    launch(run, 1, "out_dir=one")
+    told = launch(run, 2, "out_dir=two")
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    different = [name for name in one if not torch.equal(one[name], two[name])]
+    assert not different, different
+    assert told.count("records: train") == 1, "one process speaks"
+    for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert (a["step"], a["split"]) == (b["step"], b["split"])
+        for key in ("loss", "loss/wave", "loss/word", "tokens", "records", "grad_norm"):
+            assert (key in a) == (key in b)
+            assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-5), (key, a, b)
+    state = [
+        json.loads(next((tmp_path / d / "checkpoints").glob("step-*6/state.json")).read_text())
+        for d in ("one", "two")
+    ]
+    for key in ("lanes", "tokens", "tally"):
+        assert state[0][key] == state[1][key], key
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    launch(run, 1, "out_dir=whole", "max_iters=6")
+    plan = "lr_decay_iters=6"
+    launch(run, 1, "out_dir=parts", "max_iters=2", plan)
+    launch(run, 2, "out_dir=parts", "max_iters=4", plan, "init_from=resume")
+    launch(run, 1, "out_dir=parts", "max_iters=6", plan, "init_from=resume")
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_ranks_share_lanes_and_records() -> None:
+    fields = {"dataset": {"kind": "python", "target": "a:b"}, "batch_size": 3}
+    config = DataConfig.model_validate({**fields, "gradient_accumulation_steps": 4})
+    assert World().lanes(config) == range(12)
+    assert [World(rank, 2).lanes(config) for rank in (0, 1)] == [range(6), range(6, 12)]
+    with pytest.raises(ConfigError, match="gradient_accumulation_steps=4 is no multiple of 3"):
+        World(0, 3).lanes(config)
+    source = ListSource([{"x": i} for i in range(7)])
+    parts = [Every(source, rank, 3) for rank in range(3)]
+    assert [len(part) for part in parts] == [3, 2, 2]
+    seen = [part[i]["x"] for part in parts for i in range(len(part))]
+    assert sorted(seen) == list(range(7))
