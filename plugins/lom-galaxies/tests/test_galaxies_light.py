@@ -32,7 +32,7 @@ from lom_core.data import Reader
 
 REGISTRY = ModalityRegistry([GalaxyImages(patch_size=4)])
 SIDE = 32
-COUNTS = {"train": 430, "val": 95}
+COUNTS = {"train": 468, "val": 59}
 
 LIGHT = """
 import sys

@@ -18,11 +18,12 @@ from PIL import Image
 from scipy import ndimage
 
 SIDE, ACROSS, BORDER = 32, 20, 800  # held-out objects lie right of BORDER
+MOST = {"train": 0.4, "val": 0.1}  # of a cutout may be another's: held-out ones are to be apart
 OUT = Path(__file__).parent.parent / "src" / "lom_galaxies" / "samples"
 
 
-def objects(grey: np.ndarray) -> list[tuple[int, int]]:
-    """(x, y) of maxima 8 sigma above the sky, brightest first, at least 19 pixels apart."""
+def objects(grey: np.ndarray, most: float) -> list[tuple[int, int]]:
+    """(x, y) of maxima 8 sigma above the sky, brightest first; two share ``most`` of a cutout."""
     smooth = ndimage.gaussian_filter(grey, 1.5)
     sky = np.median(smooth)
     sigma = 1.4826 * np.median(np.abs(smooth - sky))
@@ -33,9 +34,14 @@ def objects(grey: np.ndarray) -> list[tuple[int, int]]:
     found = found[np.argsort(-smooth[tuple(found.T)])]
     kept: list[tuple[int, int]] = []
     for y, x in found:
-        if all((x - a) ** 2 + (y - b) ** 2 >= 19**2 for a, b in kept):
+        if all(shared(x - a, y - b) <= most * SIDE**2 for a, b in kept):
             kept.append((int(x), int(y)))
     return kept
+
+
+def shared(dx: int, dy: int) -> int:
+    """Pixels that two cutouts whose centres are so far apart have in common."""
+    return max(0, SIDE - abs(dx)) * max(0, SIDE - abs(dy))
 
 
 def main(path: str) -> None:
@@ -47,7 +53,7 @@ def main(path: str) -> None:
     for split, (left, right) in strips.items():
         places = [
             (x, y)
-            for x, y in objects(image.mean(axis=2))
+            for x, y in objects(image.mean(axis=2), MOST[split])
             if left <= x < right and half <= y < height - half
         ]
         catalogue[split] = sorted(places, key=lambda p: (p[1], p[0]))
