@@ -33,6 +33,12 @@ FIRST_PARTY = {
         *("spectra", "spectrum_windows"),
         *("spectrum_files", "spectrum_samples", "sndata_spectra"),
     ),
+    "lom-timeseries": (
+        *("light_curve", "light_curve_epochs", "time_and_band", "astromer_time"),
+        *("astromer_masked", "astromer_records", "light_curve_files", "kepler_files"),
+        *("light_curve_samples", "series", "ecg", "series_patches", "ecg_files", "ptbxl"),
+        *("ucr_files", "augmented_series", "ecg_samples"),
+    ),
     "lom-text": (
         *("text", "text_bytes", "tokenizer_json"),
         *("text_files", "jsonl", "text_samples"),

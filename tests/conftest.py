@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from lom_core.config import RunConfig
-
-torch.set_num_threads(1)
 
 # Irregularly sampled sinusoids, and for two of three a word of five letters that repeats one.
 WAVES = """

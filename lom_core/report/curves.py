@@ -52,5 +52,6 @@ def draw_curves(lines: Lines, modality: str) -> Any:
     axes.set_ylabel("loss (model units)")
     axes.set_title(modality, loc="left", fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=8)
     return figure
