@@ -114,7 +114,10 @@ class OptimizerConfig(Section):
         learning_rate: the highest one, after ``warmup_iters`` linear steps.
         weight_decay: of matrices; biases, norms and single vectors have none.
         beta1, beta2: AdamW's averaging of the gradient and of its square.
-        decay_lr: cosine decay to ``min_lr`` over ``lr_decay_iters`` steps (None: ``max_iters``).
+        schedule: after the warm-up, down to ``min_lr`` at step ``lr_decay_iters`` (None:
+            ``max_iters``): ``cosine``, ``linear``, ``wsd`` (stable, then linear over the last
+            ``decay_fraction``), ``constant``, or ``noam`` (1 / sqrt(step)).
+        decay_lr: false is ``constant``, whatever the schedule.
         min_lr: None is a tenth of ``learning_rate``.
         grad_clip: largest norm of the whole gradient; 0 does not clip.
     """
@@ -124,6 +127,8 @@ class OptimizerConfig(Section):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     grad_clip: float = Field(default=1.0, ge=0)
+    schedule: Literal["cosine", "linear", "wsd", "constant", "noam"] = "cosine"
+    decay_fraction: float = Field(default=0.2, gt=0, le=1)
     decay_lr: bool = True
     warmup_iters: int = Field(default=100, ge=0)
     lr_decay_iters: int | None = Field(default=None, ge=1)
@@ -140,6 +145,9 @@ class TrainConfig(Section):
         eval_only: evaluate once and stop.
         log_interval: steps between lines of metrics.
         checkpoint_interval: steps between checkpoints, besides the best and the last.
+        patience: stop after so many evaluations that are not the best; 0 never does.
+        max_bad_steps: steps whose gradient is not finite are skipped and counted; more of them
+            stop the run.
         always_save_checkpoint: also at evaluations that are not the best so far.
         init_from: ``scratch``, ``resume`` (the latest in ``out_dir``), or a checkpoint's path:
             its weights and scales start a new run.
@@ -152,6 +160,8 @@ class TrainConfig(Section):
     eval_only: bool = False
     log_interval: int = Field(default=10, ge=1)
     checkpoint_interval: int = Field(default=1000, ge=1)
+    patience: int = Field(default=0, ge=0)
+    max_bad_steps: int = Field(default=10, ge=0)
     always_save_checkpoint: bool = False
     init_from: str = "scratch"
     seed: int = Field(default=1337, ge=0)
@@ -162,14 +172,14 @@ class SystemConfig(Section):
 
     Args:
         device: ``auto`` takes CUDA where there is one, else the CPU.
-        dtype: of matrix products, by autocast; weights stay float32.
+        dtype: of matrix products, by autocast; weights stay float32. ``float16`` scales the loss.
         compile: compile the transformer's body with torch.compile.
         num_threads: of the CPU; 0 leaves torch's choice.
         out_dir: everything the run writes.
     """
 
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     compile: bool = False
     num_threads: int = Field(default=0, ge=0)
     out_dir: str = "logs/lom"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from lom_core import checkpoint
 from lom_core.batch import Batch, Row
-from lom_core.config import OptimizerConfig, RunConfig
+from lom_core.config import RunConfig
 from lom_core.data import LaneState, Reader, Tally
 from lom_core.device import autocast
 from lom_core.distributed import Parallel, World, joined
@@ -23,7 +22,9 @@ from lom_core.evaluate import Metrics, evaluate, validation_readers
 from lom_core.loader import Loader, sample_tokens
 from lom_core.model import Lom
 from lom_core.monitor import Monitor
+from lom_core.optim import Update, learning_rate, make_optimizer
 from lom_core.seeds import mix
+from lom_core.signals import Signals
 
 
 @dataclass
@@ -36,16 +37,23 @@ class Progress:
     lanes: list[LaneState] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     run_ids: dict[str, str] = field(default_factory=dict)
+    bad_steps: int = 0  # whose gradient was not finite
+    stale: int = 0  # evaluations since the best one
+    scaler: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What ``train`` returns: where it wrote, its last evaluation of each set, its records."""
+    """What ``train`` returns: where it wrote, its last evaluation of each set, its records.
+
+    ``stopped`` says why it ended before ``max_iters``: "", "patience" or "a signal".
+    """
 
     out_dir: Path
     step: int
     metrics: dict[str, Metrics]
     tally: Tally
+    stopped: str = ""
 
 
 def train(config: RunConfig) -> TrainResult:
@@ -81,10 +89,13 @@ def _train(config: RunConfig, world: World, device: torch.device) -> TrainResult
         if config.train.eval_only:
             run.evaluate()
         else:
-            run.steps(loader)
+            with Signals() as signals:
+                run.steps(loader, signals)
         tally = Tally.of(world.gather(progress.tally))
         monitor.summarise(run.metrics, tally)
-    return TrainResult(out_dir, progress.step, run.metrics, tally)
+        if run.stopped:
+            monitor.say(f"stopped at step {progress.step}: {run.stopped}; init_from=resume goes on")
+    return TrainResult(out_dir, progress.step, run.metrics, tally, run.stopped)
 
 
 def start(
@@ -141,22 +152,30 @@ class Run:
     monitor: Monitor
     world: World = field(default_factory=World)
     metrics: dict[str, Metrics] = field(default_factory=dict)
+    stopped: str = ""
 
-    def steps(self, loader: Loader) -> None:
+    def __post_init__(self) -> None:
+        dtype = self.config.system.dtype
+        self.update = Update(self.optimizer, self.model.bos.device, dtype)
+        if self.progress.scaler:
+            self.update.scaler.load_state_dict(self.progress.scaler)
+
+    def steps(self, loader: Loader, signals: Signals) -> None:
         """Until ``max_iters``: step, log, evaluate, save, each when it is its turn."""
         plan, progress = self.config.train, self.progress
         interval, parallel = Interval(), Parallel(self.model, self.world)
         if progress.step == 0:
             self.evaluate()
         rows_of = iter(loader)
-        while progress.step < plan.max_iters:
+        while progress.step < plan.max_iters and not self.stopped:
             rows = next(rows_of)
             rate = learning_rate(progress.step, self.config.optimizer, plan.max_iters)
-            interval.add(train_step(parallel, self.optimizer, rows, self.config, rate))
+            interval.add(train_step(parallel, self.update, rows, self.config, rate, signals.asked))
             progress.step += 1
             progress.lanes = loader.states
 
-            last = progress.step == plan.max_iters
+            self.stopped = "a signal" if interval.stop else ""
+            last = progress.step == plan.max_iters or bool(self.stopped)
             turn = [
                 last or progress.step % n == 0
                 for n in (plan.log_interval, plan.eval_interval, plan.checkpoint_interval)
@@ -168,6 +187,8 @@ class Run:
                 self.evaluate()
                 interval = Interval()
             better = turn[1] and self.is_best()
+            if plan.patience and progress.stale >= plan.patience and not self.stopped:
+                self.stopped, last = "patience", True
             if last or better or turn[2] or (turn[1] and plan.always_save_checkpoint):
                 self.save(better)
                 interval = Interval()
@@ -181,12 +202,17 @@ class Run:
         tally = self.progress.tally
         seen = {"records": float(tally.seen), "bad_records": float(tally.n_bad)}
         metrics |= self.world.sums(seen)
+        bad = interval.bad_steps()
+        self.progress.bad_steps += len(bad)
+        metrics["bad_steps"] = float(self.progress.bad_steps)
         self.monitor.log("train", self.progress.step, metrics)
-        if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
+        if self.progress.bad_steps > self.config.train.max_bad_steps:
+            records = [i for part in self.world.gather(bad[-1] if bad else []) for i in part]
             raise TrainingError(
-                f"the loss or its gradient is not finite at step {self.progress.step} (loss "
-                f"{metrics['loss']:g}); try a lower learning_rate or more warmup_iters. The last "
-                "checkpoint is from before"
+                f"the loss or its gradient is not finite at step {self.progress.step}, in "
+                f"{self.progress.bad_steps} steps in all (max_bad_steps), which were skipped; try "
+                "a lower learning_rate or more warmup_iters. The last of them read the records "
+                f"{', '.join(records[:20])}{' ...' if len(records) > 20 else ''}"
             )
 
     def evaluate(self) -> None:
@@ -203,14 +229,16 @@ class Run:
         if not self.metrics:
             return False
         loss = next(iter(self.metrics.values()))["loss"]
-        if self.progress.best is not None and loss >= self.progress.best:
+        if self.progress.best is not None and not loss < self.progress.best:
+            self.progress.stale += 1
             return False
-        self.progress.best = loss
+        self.progress.best, self.progress.stale = loss, 0
         return True
 
     def save(self, best: bool) -> None:
         world, progress = self.world, self.progress
         progress.run_ids = self.monitor.run_ids
+        progress.scaler = self.update.scaler.state_dict()
         own = {k: progress.lanes[k] for k in world.lanes(self.config.data)}
         lanes = {k: state for part in world.gather(own) for k, state in part.items()}
         tally = Tally.of(world.gather(progress.tally))
@@ -241,14 +269,16 @@ class Step:
     sums: dict[str, Tensor]
     counts: Mapping[str, float]  # what the answers weigh, over all ranks
     norm: Tensor  # of the whole gradient, before clipping
+    stop: bool  # a signal asked some rank to
 
 
 def train_step(
     parallel: Parallel,
-    optimizer: torch.optim.Optimizer,
+    update: Update,
     rows: Sequence[Row],
     config: RunConfig,
     rate: float,
+    stop: bool = False,
 ) -> Step:
     """One step on this rank's rows of it, however many batches they make.
 
@@ -263,7 +293,9 @@ def train_step(
     ]
     names = model.registry.names()
     own = [sum(batch.counts[name] for batch in batches) for name in names]
-    counts = dict(zip(names, parallel.world.total(own), strict=True))
+    # Whether a rank was asked to stop travels along: all of them do so after the same step.
+    *total, n_asked = parallel.world.total([*own, float(stop)])
+    counts = dict(zip(names, total, strict=True))
     totals: dict[str, Tensor] = {}
     for i, batch in enumerate(batches):
         with parallel.collecting(last=i == len(batches) - 1):
@@ -274,15 +306,10 @@ def train_step(
             )
             assert isinstance(loss, Tensor)  # a registry is never empty
             # Gradients are averaged over ranks, and wanted summed.
-            (loss * parallel.world.size).backward()  # type: ignore[no-untyped-call]
+            update.backward(loss * parallel.world.size)
         totals = {name: totals.get(name, 0) + s.detach() for name, s in sums.items()}
-    limit = config.optimizer.grad_clip or math.inf
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return Step(batches, totals, counts, norm)
+    norm = update.apply(model, config.optimizer, rate)
+    return Step(batches, totals, counts, norm, n_asked > 0)
 
 
 class Interval:
@@ -292,8 +319,10 @@ class Interval:
         self.began = time.perf_counter()
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
-        self.norm: Tensor | None = None
+        self.norms: list[Tensor] = []
+        self.ids: list[list[str]] = []
         self.tokens = self.slots = 0
+        self.stop = False
 
     def add(self, step: Step) -> None:
         for name, value in step.sums.items():
@@ -301,11 +330,17 @@ class Interval:
             self.counts[name] = self.counts.get(name, 0) + step.counts[name]
         self.tokens += sum(batch.n_tokens for batch in step.batches)
         self.slots += sum(batch.n_slots for batch in step.batches)
-        self.norm = step.norm
+        self.norms.append(step.norm)
+        self.ids.append([i for batch in step.batches for i in batch.ids])
+        self.stop = step.stop
+
+    def bad_steps(self) -> list[list[str]]:
+        """This rank's records of each step whose gradient was not finite."""
+        finite = torch.stack(self.norms).isfinite().tolist()
+        return [ids for ids, fine in zip(self.ids, finite, strict=True) if not fine]
 
     def metrics(self, world: World) -> tuple[Metrics, int]:
         """Mean losses, the last gradient norm, tokens a second, how full the rows were; tokens."""
-        assert self.norm is not None, "an interval is read after a step"
         own = {f"loss/{name}": float(value) for name, value in self.sums.items()}
         sums = world.sums({**own, "tokens": self.tokens, "slots": self.slots})
         found = {
@@ -313,7 +348,7 @@ class Interval:
             for key, value in sums.items()
             if (name := key.removeprefix("loss/")) in self.counts and self.counts[name]
         }
-        norm = float(self.norm)  # waits for the device, so the clock is read after it
+        norm = float(self.norms[-1])  # waits for the device, so the clock is read after it
         seconds = time.perf_counter() - self.began
         metrics = {
             **found,
@@ -322,31 +357,6 @@ class Interval:
             "fill": sums["tokens"] / max(sums["slots"], 1),
         }
         return metrics, int(sums["tokens"])
-
-
-def learning_rate(step: int, config: OptimizerConfig, max_iters: int) -> float:
-    """Linear warm-up, then a cosine down to ``min_lr`` (Loshchilov and Hutter 2017)."""
-    peak = config.learning_rate
-    if step < config.warmup_iters:
-        return peak * (step + 1) / (config.warmup_iters + 1)
-    if not config.decay_lr:
-        return peak
-    floor = peak / 10 if config.min_lr is None else config.min_lr
-    end = config.lr_decay_iters or max_iters
-    done = min(1.0, (step - config.warmup_iters) / max(1, end - config.warmup_iters))
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def make_optimizer(model: Lom, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Fused AdamW; weight decay on matrices, none on biases, norms and single vectors."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
-    )
 
 
 def read_progress(state: Mapping[str, Any], config: RunConfig) -> Progress:
@@ -358,5 +368,5 @@ def read_progress(state: Mapping[str, Any], config: RunConfig) -> Progress:
             f"the checkpoint has {len(lanes)} rows a step, this run {share} (batch_size x "
             "gradient_accumulation_steps); keep their product"
         )
-    tally = Tally(**state["tally"])
-    return Progress(state["step"], state["tokens"], state["best"], lanes, tally, state["run_ids"])
+    kept = {f.name: state[f.name] for f in fields(Progress) if f.name in state}
+    return Progress(**{**kept, "lanes": lanes, "tally": Tally(**state["tally"])})

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from lom_core import checkpoint
 from lom_core.config import OptimizerConfig, RunConfig
@@ -24,9 +29,11 @@ from lom_core.errors import (
 from lom_core.evaluate import validation_readers
 from lom_core.loader import Loader
 from lom_core.model import Lom
-from lom_core.train import learning_rate, make_optimizer, start, train, train_step
+from lom_core.optim import Update, learning_rate, make_optimizer
+from lom_core.train import start, train, train_step
 
 MakeRun = Callable[..., RunConfig]
+CPU = torch.device("cpu")
 
 
 def weights(config: RunConfig) -> dict[str, torch.Tensor]:
@@ -107,7 +114,7 @@ def steps(config: RunConfig, n: int) -> Lom:
     model, optimizer, _ = start(config, reader, torch.device("cpu"), Path(config.system.out_dir))
     rows = iter(Loader(reader, config.data, config.train.seed))
     for _ in range(n):
-        train_step(Parallel(model), optimizer, next(rows), config, 1e-3)
+        train_step(Parallel(model), Update(optimizer, CPU), next(rows), config, 1e-3)
     return model
 
 
@@ -128,7 +135,13 @@ def test_accumulated_gradients_equal_those_of_one_batch(make_run: MakeRun, objec
         rows = next(iter(Loader(reader, config.data, config.train.seed)))
         assert any("word" not in row.spans for row in rows) and len(rows) == 4
         # Plain descent at rate 1 moves the weights by the gradient itself.
-        train_step(Parallel(model), torch.optim.SGD(model.parameters()), rows, config, rate=1.0)
+        train_step(
+            Parallel(model),
+            Update(torch.optim.SGD(model.parameters()), CPU),
+            rows,
+            config,
+            rate=1.0,
+        )
         gradients.append({name: before[name] - p for name, p in model.named_parameters()})
     assert any(g.any() for g in gradients[0].values())
     for name, whole in gradients[0].items():
@@ -242,6 +255,87 @@ def test_a_loss_that_is_not_finite_stops_the_run(make_run: MakeRun) -> None:
         train(config)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_gradient_that_is_not_finite_changes_nothing(dtype: str) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    update = Update(optimizer, CPU, dtype)
+    config = OptimizerConfig()
+
+    def step(x: float) -> float:
+        update.backward(model(torch.tensor([[x, 1.0]])).sum())
+        return float(update.apply(model, config, 1e-2))  # type: ignore[arg-type]
+
+    assert step(1.0) > 0
+    before = [p.clone() for p in model.parameters()]
+    moments = {k: v.clone() for k, v in optimizer.state[model.weight].items()}
+    scale = update.scaler.get_scale()
+    assert not torch.tensor(step(float("inf"))).isfinite()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    after = optimizer.state[model.weight]
+    assert all(torch.equal(moments[k], after[k]) for k in ("exp_avg", "exp_avg_sq", "step"))
+    if dtype == "float16":
+        assert update.scaler.get_scale() == scale / 2, "an overflow halves the scale"
+    step(1.0)
+    assert not torch.equal(before[0], model.weight), "and the next step goes on"
+
+
+def test_float16_trains_and_its_scale_is_resumed(make_run: MakeRun) -> None:
+    config = make_run(system={"dtype": "float16"}, train={"max_iters": 4, "log_interval": 1})
+    train(config)
+    state = checkpoint.read_state(checkpoint.find(config.system.out_dir, "latest"))
+    assert state["scaler"]["scale"] >= 1
+    longer = make_run(
+        system={"dtype": "float16"},
+        train={"max_iters": 6, "log_interval": 1, "init_from": "resume"},
+    )
+    assert train(longer).step == 6
+    assert all(line["loss"] == line["loss"] for line in metrics(longer)), "finite"
+
+
+def test_patience_ends_a_run_that_gets_no_better(make_run: MakeRun) -> None:
+    config = make_run(
+        optimizer={"learning_rate": 1e-30},
+        train={"max_iters": 50, "eval_interval": 2, "patience": 3},
+    )
+    result = train(config)
+    assert (result.stopped, result.step) == ("patience", 8), "the first is the best; then three"
+    again = train(
+        make_run(train={"max_iters": 50, "eval_interval": 2, "patience": 3, "init_from": "resume"})
+    )
+    assert again.step > 8
+
+
+def test_a_signal_saves_and_leaves_with_a_code_of_its_own(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    """SIGTERM in the middle, then resume: bitwise the weights of the uninterrupted run."""
+    whole = make_run(train={"max_iters": 400}, system={"out_dir": str(tmp_path / "whole")})
+    parts = make_run(
+        train={"max_iters": 400, "log_interval": 1}, system={"out_dir": str(tmp_path / "parts")}
+    )
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(parts.model_dump(mode="json")))
+    command = [sys.executable, "-m", "lom_core", "train", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.startswith("step      3"):
+            running.send_signal(signal.SIGTERM)
+            break
+    told = running.stdout.read()
+    assert running.wait(timeout=60) == 75
+    assert "stopped at step" in told and "init_from=resume goes on" in told
+    state = checkpoint.read_state(checkpoint.find(tmp_path / "parts", "latest"))
+    assert 3 <= state["step"] < 400
+    train(
+        parts.model_copy(update={"train": parts.train.model_copy(update={"init_from": "resume"})})
+    )
+    train(whole)
+    assert same(weights(whole), weights(parts))
+
+
 def test_bfloat16_autocast_stays_near_float32(make_run: MakeRun, tmp_path: Path) -> None:
     losses = []
     for dtype in ("float32", "bfloat16"):
@@ -261,6 +355,21 @@ def test_schedule_warms_up_then_falls_to_min_lr() -> None:
     assert rates[59] == pytest.approx(0.55)  # half way down the cosine
     assert rates[109:] == [0.1] * 41
     assert learning_rate(500, config.model_copy(update={"decay_lr": False}), 1000) == 1.0
+
+
+def test_schedules_have_their_shapes() -> None:
+    base = {"learning_rate": 1.0, "min_lr": 0.0, "warmup_iters": 0, "lr_decay_iters": 100}
+
+    def rates(schedule: str, *steps: int) -> list[float]:
+        config = OptimizerConfig.model_validate({**base, "schedule": schedule})
+        return [learning_rate(step, config, 1000) for step in steps]
+
+    assert rates("linear", 0, 50, 100, 200) == [1, 0.5, 0, 0]
+    assert rates("wsd", 0, 79, 90, 100) == pytest.approx([1, 1, 0.5, 0])
+    assert rates("constant", 0, 100) == [1, 1]
+    noam = OptimizerConfig(learning_rate=1.0, min_lr=0.0, warmup_iters=100, schedule="noam")
+    assert learning_rate(99, noam, 1000) == pytest.approx(100 / 101)
+    assert learning_rate(399, noam, 1000) == pytest.approx(0.5)
 
 
 def test_decay_is_on_matrices_only(make_run: MakeRun) -> None:

@@ -7,6 +7,8 @@ import typer
 from lom_core.cli.common import OVERRIDABLE, Overrides, RunFile
 from lom_core.runfile import load_run
 
+STOPPED = 75  # EX_TEMPFAIL: a signal ended it, and it can go on; schedulers requeue on it
+
 
 def add(app: typer.Typer) -> None:
     app.command("train", context_settings=OVERRIDABLE)(train)
@@ -17,4 +19,5 @@ def train(run: RunFile, overrides: Overrides = None) -> None:
     config = load_run(run, overrides or ())
     from lom_core.train import train as train_run
 
-    train_run(config)
+    if train_run(config).stopped == "a signal":
+        raise typer.Exit(STOPPED)
