@@ -134,11 +134,17 @@ def trivial_names(metrics: Mapping[str, float]) -> list[str]:
 
 
 def previous_token(truth: Tensor, span: Span, bos: Tensor) -> tuple[Tensor, Tensor]:
-    """The token before each one in its observation and modality, and where there is none (n,)."""
+    """The latest shown token before each one in its observation and modality; where none is (n,).
+
+    A hidden one is nobody's guess.
+    """
+    every = torch.arange(len(span.slots), device=span.slots.device)
     owner = torch.searchsorted(bos, span.slots, right=True)
-    first = torch.ones_like(owner, dtype=torch.bool)
-    first[1:] = owner[1:] != owner[:-1]
-    return torch.cat([truth[:1], truth[:-1]]), first
+    shown = torch.full_like(every, -1)
+    shown[span.shown] = span.shown
+    latest = torch.cat([shown.new_full((1,), -1), shown[:-1]]).cummax(0).values
+    first = (latest < 0) | (owner[latest.clamp(min=0)] != owner)
+    return truth[latest.clamp(min=0)], first
 
 
 def validation_readers(config: RunConfig) -> tuple[Source, dict[str, Reader]]:

@@ -33,6 +33,14 @@ FIRST_PARTY = {
         *("spectra", "spectrum_windows"),
         *("spectrum_files", "spectrum_samples", "sndata_spectra"),
     ),
+    "lom-midi": (
+        *("midi", "exponential", "remi", "miditok", "midi_files", "notes_table", "maestro"),
+        *("augmented_midi", "midi_samples", "piano_tasks"),
+    ),
+    "lom-climate": (
+        *("climate_grid", "grid_patches", "sphere_time", "climatology", "forecast"),
+        *("climate_files", "climate_text", "climate_samples"),
+    ),
     "lom-timeseries": (
         *("light_curve", "light_curve_epochs", "time_and_band", "astromer_time"),
         *("astromer_masked", "astromer_records", "light_curve_files", "kepler_files"),

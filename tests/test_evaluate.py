@@ -11,7 +11,7 @@ import torch
 from lom_core import ModalityConfig, ModalityRegistry, Objective, Scale, Tokens
 from lom_core.batch import Batch, Observation, pack_row
 from lom_core.config import ModelConfig
-from lom_core.evaluate import trivial_losses, trivial_names
+from lom_core.evaluate import previous_token, trivial_losses, trivial_names
 from lom_core.model import Lom
 from lom_core.roles import Array
 from lom_core.scaling import ZScoreScale
@@ -86,6 +86,23 @@ def test_the_fields_own_predictors_and_means_stand_beside_the_model() -> None:
     assert losses["persistence"] == pytest.approx((4 + 0 + (0 + 2) ** 2 + 16 + 4 + 16) / 2)
     assert losses["previous_token"] == pytest.approx((4 + 4 + 0 + 16 + 4 + 4) / 2)
     assert list(losses) == ["climatology", "previous_token", "persistence"]
+
+
+def test_what_is_hidden_is_nobodys_guess() -> None:
+    config = ModalityConfig(
+        name="x", input_size=1, scale="identity", head={"kind": "huber", "delta": 1000}
+    )  # type: ignore[arg-type]
+    model, _ = model_and_batch(config, observe(1.0, 2.0, 4.0, 8.0))
+    row = pack_row([Observation("0", {"x": observe(1.0, 2.0, 4.0, 8.0)}, seed=3)], 5, ["x"])
+    batch = Objective.model_validate({"kind": "masked", "ratio": 0.5}).prepare([row], model.layouts)
+    span = batch.spans["x"]
+    guess, first = previous_token(span.content, span, batch.bos)
+    shown = set(span.shown.tolist())
+    for i in range(4):
+        earlier = [j for j in range(i) if j in shown]
+        assert bool(first[i]) == (not earlier)
+        if earlier:
+            assert guess[i] == span.content[earlier[-1]]
 
 
 def test_answers_come_back_to_the_units_of_their_own_place() -> None:
