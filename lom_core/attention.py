@@ -9,8 +9,9 @@ given = length is full, and anything between is a prefix: one table of jobs serv
 where a causal job lines up the *ends* of queries and keys.
 
 On CUDA in half precision the jobs run in the varlen flash kernel. On the CPU equal jobs form a
-bucket (b, h, n, e) for torch's flash kernel, forward and backward, inside one operator that
-torch.compile takes as a whole; varlen_attn has no CPU kernel and flex_attention no CPU backward.
+bucket (b, h, n, e) for torch's flash kernel, inside one operator that torch.compile takes as a
+whole; its backward is slow where keys are few, so that plain products take its place there.
+(varlen_attn has no CPU kernel and flex_attention no CPU backward.)
 Anything else (float32 on a GPU) runs the same buckets through the public SDPA.
 """
 
@@ -28,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Job = tuple[int, int, int, int, bool]
+SHORT = 192  # keys up to which the backward's products beat the flash kernel on a CPU
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Tensor:
@@ -120,12 +122,44 @@ def _on_cpu_backward(
     for q_slots, k_slots, causal in _buckets(tuple(starts.tolist()), tuple(given.tolist())):
         qb, kb, vb = _take(q, q_slots), _take(k, k_slots), _take(v, k_slots)
         gb, ob = _take(grad, q_slots), _take(out, q_slots)
-        how, mask = _causal(qb, kb, causal)
         log_sum = rearrange(denominator[q_slots], "b n h -> b h n")
-        dqb, dkb, dvb = _FLASH_BACKWARD(gb, qb, kb, vb, ob, log_sum, 0.0, how, attn_mask=mask)
+        backward = _by_products if kb.shape[2] <= SHORT else _by_flash
+        dqb, dkb, dvb = backward(gb, qb, kb, vb, ob, log_sum, causal)
         dq[q_slots] = rearrange(dqb, "b h n e -> b n h e")
         dk.index_add_(0, k_slots.flatten(), rearrange(dkb, "b h n e -> (b n) h e"))
         dv.index_add_(0, k_slots.flatten(), rearrange(dvb, "b h n e -> (b n) h e"))
+    return dq, dk, dv
+
+
+Gradients = tuple[Tensor, Tensor, Tensor]
+
+
+def _by_flash(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sum: Tensor, causal: bool
+) -> Gradients:
+    how, mask = _causal(q, k, causal)
+    found: Gradients = _FLASH_BACKWARD(grad, q, k, v, out, log_sum, 0.0, how, attn_mask=mask)
+    return found
+
+
+def _by_products(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sum: Tensor, causal: bool
+) -> Gradients:
+    """The same by batched products, probabilities in float32: faster where keys are few.
+
+    d softmax: p (dp - sum p dp), and sum p dp = grad . out (Dao et al. 2022).
+    """
+    scale = q.shape[-1] ** -0.5
+    b, nq, nk = q.shape[0], q.shape[2], k.shape[2]
+    q, k, v, grad, out = (rearrange(x, "b h n e -> (b h) n e") for x in (q, k, v, grad, out))
+    log_sum = rearrange(log_sum, "b h n -> (b h) n 1")
+    probs = (q @ k.mT).to(log_sum.dtype).mul_(scale).sub_(log_sum).exp_()
+    if causal:
+        probs.tril_(nk - nq)
+    inner = (grad.to(probs.dtype) * out.to(probs.dtype)).sum(-1, keepdim=True)
+    ds = (grad @ v.mT).to(probs.dtype).sub_(inner).mul_(probs).mul_(scale).to(q.dtype)
+    dq, dk, dv = ds @ k, ds.mT @ q, probs.to(q.dtype).mT @ grad
+    dq, dk, dv = (rearrange(x, "(b h) n e -> b h n e", b=b) for x in (dq, dk, dv))
     return dq, dk, dv
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Read = Callable[[int], Notes | None]
 
+RECENT = 64  # recordings that a source keeps in memory
+
 
 class PieceSource:
     """Pieces of recordings by number: (recording, piece) of each was found when it was opened.
@@ -51,7 +53,7 @@ class PieceSource:
 
     def __init__(self, config: _Pieces, names: list[str], read: Read, quiet: bool = False) -> None:
         self.config, self.names, self.read = config, names, read
-        self._last: tuple[int, list[Notes]] = (-1, [])
+        self._recent: dict[int, list[Notes]] = {}  # shuffled records come back to a recording
         self.dropped = self.n_notes = 0
         if not (config.split_silence or config.notes_per_record):
             self.items = [(recording, 0) for recording in range(len(names))]
@@ -83,15 +85,17 @@ class PieceSource:
     def __getitem__(self, index: int) -> Record:
         recording, number = self.items[index]
         name = self.names[recording]
-        if self._last[0] != recording:
+        if recording not in self._recent:
             try:
                 notes = self.read(recording)
-                self._last = (recording, [] if notes is None else self._pieces(notes))
+                self._recent[recording] = [] if notes is None else self._pieces(notes)
             except BadRecord as error:
                 raise BadRecord(error.reason, file=name, detail=error.detail) from error
             except OSError as error:
                 raise BadRecord("cannot be read", file=name, detail=str(error)[:200]) from error
-        pieces = self._last[1]
+        while len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]  # the oldest
+        pieces = self._recent[recording]
         if not pieces:
             return {}  # not observed
         piece = pieces[number]
