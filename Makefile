@@ -7,9 +7,9 @@ INSTALLED := .venv/.installed
 .PHONY: demo test lint format clean
 
 demo: $(INSTALLED)
-	rm -rf logs/demo
-	$(BIN)/lom train examples/demo.yaml
-	$(BIN)/lom report logs/demo
+	rm -rf logs/all-five
+	$(BIN)/lom train examples/all-five/run.yaml
+	$(BIN)/lom report logs/all-five
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal

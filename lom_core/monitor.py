@@ -149,21 +149,16 @@ class Monitor:
 
 
 def results_table(name: str, metrics: Mapping[str, float]) -> Table:
-    """A named set's losses, a modality a row, beside the trivial predictors."""
+    """A named set's losses, a modality a row, beside the trivial predictors, the best one first."""
     table = Table(title=f"{name}: mean loss (model units)", title_justify="left")
-    table.add_column("modality")
-    trivial = trivial_names(metrics)
-    for heading in ("model", *trivial):
-        table.add_column(heading.replace("_", " "), justify="right")
-    for key in metrics:
-        if key.startswith("loss/"):
-            modality = key.removeprefix("loss/")
-            losses = [metrics.get(f"{b}/{modality}") for b in trivial]
-            table.add_row(
-                modality,
-                f"{metrics[key]:.4f}",
-                *("" if loss is None else f"{loss:.4f}" for loss in losses),
-            )
+    table.add_column("modality", no_wrap=True)
+    table.add_column("model", justify="right", no_wrap=True)
+    table.add_column("without a model")
+    for modality in (k.removeprefix("loss/") for k in metrics if k.startswith("loss/")):
+        found = {b: metrics.get(f"{b}/{modality}") for b in trivial_names(metrics)}
+        known = sorted((loss, b.replace("_", " ")) for b, loss in found.items() if loss is not None)
+        told = ", ".join(f"{b} {loss:.4f}" for loss, b in known)
+        table.add_row(modality, f"{metrics[f'loss/{modality}']:.4f}", told)
     return table
 
 
