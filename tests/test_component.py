@@ -34,9 +34,9 @@ def test_a_kind_a_mapping_and_an_instance_are_the_same() -> None:
     [
         (
             "fourrier",
-            r"unknown position 'fourrier'; did you mean 'fourier'\?; installed: fourier, index, mlp",
+            r"unknown position 'fourrier'; did you mean 'fourier'\?; installed: .*fourier, index, mlp",
         ),
-        ({}, r"a position needs a kind; installed: fourier, index, mlp"),
+        ({}, r"a position needs a kind; installed: .*fourier, index, mlp"),
         ({"kind": "fourier", "n_frequency": 3}, r"n_frequency"),
         ({"kind": "galaxy_nothing"}, r"unknown position 'galaxy_nothing'"),
         ("no_such_module:X", r"no module named 'no_such_module'; it must be importable from here"),

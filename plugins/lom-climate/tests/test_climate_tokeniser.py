@@ -162,3 +162,13 @@ def test_persistence_knows_nothing_of_what_lies_ahead() -> None:
 def test_encoder_is_picklable() -> None:
     coder = pickle.loads(pickle.dumps(encoder()))
     assert np.array_equal(coder.encode(grid()).content, encoder().encode(grid()).content)
+
+
+def test_climatologies_count_from_the_year_0() -> None:
+    from lom_climate.times import season, to_hours
+
+    middle = [366.0, 1096.485]  # of January and February, as COADS has them
+    hours = to_hours(np.array(middle), "hour since 0000-01-01 00:00:00", "standard")
+    assert np.isclose(np.diff(hours), np.diff(middle)).all()
+    day, _ = season(hours, "standard")
+    assert np.allclose(day, [15.25, 45.69], atol=0.1)

@@ -6,6 +6,8 @@ calendar: the first of March is day 60.0 in every one, so that months can be tol
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -67,13 +69,19 @@ def _other(hours: Array, calendar: str) -> tuple[Array, Array, Array, Array]:
 def to_hours(times: Array, units: str, calendar: str) -> Array:
     """(t,) float64 hours since 1970 from CF times: ``minutes since 2020-01-01 00:30:00``.
 
+    Climatologies count from the year 0, as COADS does, which CF no longer allows.
+
     Errors:
         ValueError: units or a calendar that cftime does not know.
     """
     import cftime
 
-    dates = cftime.num2date(np.asarray(times, dtype=np.float64), units, calendar)
-    return np.asarray(cftime.date2num(dates, EPOCH, calendar), dtype=np.float64).reshape(-1)
+    zero = {"has_year_zero": True} if re.search(r"since\s+0+-", units) else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=cftime.CFWarning)
+        dates = cftime.num2date(np.asarray(times, dtype=np.float64), units, calendar, **zero)
+        hours = cftime.date2num(dates, EPOCH, calendar, **zero)
+    return np.asarray(hours, dtype=np.float64).reshape(-1)
 
 
 def told(hours: float, calendar: str) -> str:
