@@ -51,10 +51,9 @@ def _gregorian(hours: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def _other(hours: Array, calendar: str) -> tuple[Array, Array, Array, Array]:
-    import cftime  # type: ignore[import-untyped]
 
     try:
-        dates = cftime.num2date(np.rint(hours * 3600), EPOCH.replace("hours", "seconds"), calendar)
+        dates = _dates(np.rint(hours * 3600), calendar)
         parts = [
             (d.month - 1, d.day - 1, d.daysinmonth, d.hour + d.minute / 60 + d.second / 3600)
             for d in dates
@@ -64,6 +63,15 @@ def _other(hours: Array, calendar: str) -> tuple[Array, Array, Array, Array]:
         raise BadRecord("a time that is no date of its calendar", detail=detail) from None
     month, day, length, hour = (np.array(column) for column in zip(*parts, strict=True))
     return month.astype(np.int64), day.astype(float), length.astype(float), hour.astype(float)
+
+
+def _dates(seconds: Any, calendar: str) -> Any:
+    """cftime's dates of seconds since 1970; it warns of years before the first, which CF lacks."""
+    import cftime
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=cftime.CFWarning)
+        return cftime.num2date(seconds, EPOCH.replace("hours", "seconds"), calendar)
 
 
 def to_hours(times: Array, units: str, calendar: str) -> Array:
@@ -86,9 +94,8 @@ def to_hours(times: Array, units: str, calendar: str) -> Array:
 
 def told(hours: float, calendar: str) -> str:
     """``2010-03-16T12:00`` in the calendar."""
-    import cftime
 
-    date: Any = cftime.num2date(round(hours * 3600), EPOCH.replace("hours", "seconds"), calendar)
+    date: Any = _dates(round(hours * 3600), calendar)
     return f"{date.year:04}-{date.month:02}-{date.day:02}T{date.hour:02}:{date.minute:02}"
 
 
