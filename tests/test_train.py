@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from lom_core import checkpoint
 from lom_core.config import OptimizerConfig, RunConfig
@@ -304,36 +299,6 @@ def test_patience_ends_a_run_that_gets_no_better(make_run: MakeRun) -> None:
         make_run(train={"max_iters": 50, "eval_interval": 2, "patience": 3, "init_from": "resume"})
     )
     assert again.step > 8
-
-
-def test_a_signal_saves_and_leaves_with_a_code_of_its_own(
-    make_run: MakeRun, tmp_path: Path
-) -> None:
-    """SIGTERM in the middle, then resume: bitwise the weights of the uninterrupted run."""
-    whole = make_run(train={"max_iters": 400}, system={"out_dir": str(tmp_path / "whole")})
-    parts = make_run(
-        train={"max_iters": 400, "log_interval": 1}, system={"out_dir": str(tmp_path / "parts")}
-    )
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(parts.model_dump(mode="json")))
-    command = [sys.executable, "-m", "lom_core", "train", str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    assert running.stdout is not None
-    for line in running.stdout:
-        if line.startswith("step      3"):
-            running.send_signal(signal.SIGTERM)
-            break
-    told = running.stdout.read()
-    assert running.wait(timeout=60) == 75
-    assert "stopped at step" in told and "init_from=resume goes on" in told
-    state = checkpoint.read_state(checkpoint.find(tmp_path / "parts", "latest"))
-    assert 3 <= state["step"] < 400
-    train(
-        parts.model_copy(update={"train": parts.train.model_copy(update={"init_from": "resume"})})
-    )
-    train(whole)
-    assert same(weights(whole), weights(parts))
 
 
 def test_bfloat16_autocast_stays_near_float32(make_run: MakeRun, tmp_path: Path) -> None:
