@@ -18,7 +18,7 @@ from lom_core.roles import Array
 # What readers raise for damaged files.
 DAMAGE = (
     *(OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
-    *(ArithmeticError, EOFError, MemoryError, AssertionError, NotImplementedError),
+    *(ArithmeticError, EOFError, MemoryError, AssertionError),
 )
 ENGINES = {".zarr": "zarr", **dict.fromkeys((".grib", ".grib2", ".grb", ".grb2"), "cfgrib")}
 EXTRAS = {"zarr": "zarr", "cfgrib": "grib"}
