@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -220,12 +220,14 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 def load_random(checkpoint: Path, rank: int, device: torch.device) -> bool:
     """Set this process's random generators as they were; False if so many ranks did not run."""
-    tensors = _load(checkpoint / OPTIMIZER)
-    if f"random/{rank}/cpu" not in tensors:
-        return False
-    torch.set_rng_state(tensors[f"random/{rank}/cpu"])
-    if device.type == "cuda" and f"random/{rank}/cuda" in tensors:
-        torch.cuda.set_rng_state(tensors[f"random/{rank}/cuda"], device)
+    cpu, cuda = f"random/{rank}/cpu", f"random/{rank}/cuda"
+    with safe_open(checkpoint / OPTIMIZER, "pt") as file:  # the moments are large: not read again
+        names = set(file.keys())
+        if cpu not in names:
+            return False
+        torch.set_rng_state(file.get_tensor(cpu))
+        if device.type == "cuda" and cuda in names:
+            torch.cuda.set_rng_state(file.get_tensor(cuda), device)
     return True
 
 

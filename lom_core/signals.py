@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
 
 # SIGUSR1 is what Slurm sends with `--signal=USR1@120`, before it ends a job.
 ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
+@dataclass
 class Signals:
-    """A context in which the first such signal is noted; a second one interrupts at once."""
+    """Whether one has come."""
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
+    asked: bool = False
 
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # nobody else may
-            for name in ASKING:
-                number = getattr(signal, name, None)
-                if number is not None:
-                    self._before[number] = signal.signal(number, self._note)
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+@contextmanager
+def noted_signals() -> Iterator[Signals]:
+    """The first such signal is noted; a second one interrupts at once."""
+    signals = Signals()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def note(number: int, frame: FrameType | None) -> None:
+        if signals.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        signals.asked = True
+
+    # Only the main thread may handle signals; elsewhere they do what they always did.
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ASKING if main and hasattr(signal, name)]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -24,7 +24,7 @@ from lom_core.model import Lom
 from lom_core.monitor import Monitor
 from lom_core.optim import Update, learning_rate, make_optimizer
 from lom_core.seeds import mix
-from lom_core.signals import Signals
+from lom_core.signals import Signals, noted_signals
 
 
 @dataclass
@@ -89,7 +89,7 @@ def _train(config: RunConfig, world: World, device: torch.device) -> TrainResult
         if config.train.eval_only:
             run.evaluate()
         else:
-            with Signals() as signals:
+            with noted_signals() as signals:
                 run.steps(loader, signals)
         tally = Tally.of(world.gather(progress.tally))
         monitor.summarise(run.metrics, tally)
@@ -174,22 +174,29 @@ class Run:
             progress.step += 1
             progress.lanes = loader.states
 
+            # Who was asked to stop saves at once: an evaluation may outlast the time that is left.
             self.stopped = "a signal" if interval.stop else ""
-            last = progress.step == plan.max_iters or bool(self.stopped)
+            last = progress.step == plan.max_iters
             turn = [
                 last or progress.step % n == 0
                 for n in (plan.log_interval, plan.eval_interval, plan.checkpoint_interval)
             ]
-            if any(turn):
+            if any(turn) or self.stopped:
                 self.log(interval, rate)
                 interval = Interval()
             if turn[1]:
                 self.evaluate()
                 interval = Interval()
             better = turn[1] and self.is_best()
-            if plan.patience and progress.stale >= plan.patience and not self.stopped:
-                self.stopped, last = "patience", True
-            if last or better or turn[2] or (turn[1] and plan.always_save_checkpoint):
+            if plan.patience and progress.stale >= plan.patience:
+                self.stopped = self.stopped or "patience"
+            if (
+                last
+                or self.stopped
+                or better
+                or turn[2]
+                or (turn[1] and plan.always_save_checkpoint)
+            ):
                 self.save(better)
                 interval = Interval()
 
@@ -341,22 +348,22 @@ class Interval:
 
     def metrics(self, world: World) -> tuple[Metrics, int]:
         """Mean losses, the last gradient norm, tokens a second, how full the rows were; tokens."""
-        own = {f"loss/{name}": float(value) for name, value in self.sums.items()}
-        sums = world.sums({**own, "tokens": self.tokens, "slots": self.slots})
+        own = [float(value) for value in self.sums.values()]  # every rank runs every modality
+        *sums, tokens, slots = world.total([*own, self.tokens, self.slots])
         found = {
-            key: value / self.counts[name]
-            for key, value in sums.items()
-            if (name := key.removeprefix("loss/")) in self.counts and self.counts[name]
+            f"loss/{name}": value / self.counts[name]
+            for name, value in zip(self.sums, sums, strict=True)
+            if self.counts[name]
         }
         norm = float(self.norms[-1])  # waits for the device, so the clock is read after it
         seconds = time.perf_counter() - self.began
         metrics = {
             **found,
             "grad_norm": norm,
-            "tokens_per_second": sums["tokens"] / seconds,
-            "fill": sums["tokens"] / max(sums["slots"], 1),
+            "tokens_per_second": tokens / seconds,
+            "fill": tokens / max(slots, 1),
         }
-        return metrics, int(sums["tokens"])
+        return metrics, int(tokens)
 
 
 def read_progress(state: Mapping[str, Any], config: RunConfig) -> Progress:

@@ -16,7 +16,7 @@ import yaml
 from lom_core import checkpoint
 from lom_core.train import train
 
-from .test_train import MakeRun, same, weights
+from .test_train import MakeRun, metrics, same, weights
 
 
 def test_a_signal_saves_and_leaves_with_a_code_of_its_own(
@@ -42,6 +42,8 @@ def test_a_signal_saves_and_leaves_with_a_code_of_its_own(
     assert "stopped at step" in told and "init_from=resume goes on" in told
     state = checkpoint.read_state(checkpoint.find(tmp_path / "parts", "latest"))
     assert 3 <= state["step"] < 400
+    evaluated = {line["step"] for line in metrics(parts, "val")}
+    assert state["step"] % 100 == 0 or state["step"] not in evaluated, "it saves, and no more"
     train(
         parts.model_copy(update={"train": parts.train.model_copy(update={"init_from": "resume"})})
     )
