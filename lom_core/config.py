@@ -8,7 +8,7 @@ executed). ``extends: base.yaml`` starts from another file. Leaf names are uniqu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -111,6 +111,7 @@ class OptimizerConfig(Section):
     """AdamW with decay on matrices only, and the learning rate's schedule.
 
     Args:
+        algorithm: ``adamw``, or ``muon`` (Jordan et al. 2024) for the body's matrices.
         learning_rate: the highest one, after ``warmup_iters`` linear steps.
         weight_decay: of matrices; biases, norms and single vectors have none.
         beta1, beta2: AdamW's averaging of the gradient and of its square.
@@ -120,8 +121,13 @@ class OptimizerConfig(Section):
         decay_lr: false is ``constant``, whatever the schedule.
         min_lr: None is a tenth of ``learning_rate``.
         grad_clip: largest norm of the whole gradient; 0 does not clip.
+        layer_decay: each block learns at so much of the rate of the block above it; the heads at
+            all of it.
+        rates: factors of the learning rate by part: ``{parts.images: 0.1, "parts.*.head": 2}``.
+        freeze: parts that do not learn: ``[body, parts.images]``.
     """
 
+    algorithm: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=6e-4, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -133,6 +139,19 @@ class OptimizerConfig(Section):
     warmup_iters: int = Field(default=100, ge=0)
     lr_decay_iters: int | None = Field(default=None, ge=1)
     min_lr: float | None = Field(default=None, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    rates: dict[str, float] = {}
+    freeze: tuple[str, ...] = ()
+
+    @field_validator("rates")
+    @classmethod
+    def _not_negative(cls, value: dict[str, float]) -> dict[str, float]:
+        for part, factor in value.items():
+            if not 0 < factor < float("inf"):
+                raise ConfigError(
+                    f"rates.{part}={factor} must be above 0; freeze: [{part}] stops it"
+                )
+        return value
 
 
 class TrainConfig(Section):
@@ -140,11 +159,18 @@ class TrainConfig(Section):
 
     Args:
         max_iters: steps.
+        epochs: instead of ``max_iters``: how often the data is read, in steps as they come out of
+            packing ``fit_records`` records.
         eval_interval: steps between evaluations; the last step is always evaluated.
         eval_iters: batches of an evaluation; 0 evaluates every held-out record.
         eval_only: evaluate once and stop.
         log_interval: steps between lines of metrics.
         checkpoint_interval: steps between checkpoints, besides the best and the last.
+        log_spaced: checkpoints also at steps 1, 2, 4, 8 ...
+        keep: how many of those at intervals stay, the newest; 0 keeps all.
+        best: the metric of the first named set (``rmse/images``), or of another
+            (``bach/loss/midi``), by which the best checkpoint is chosen and ``patience`` counts.
+        ledger: write the ids of each step's records to ``ledger.jsonl``.
         patience: stop after so many evaluations that are not the best; 0 never does.
         max_bad_steps: steps whose gradient is not finite are skipped and counted; more of them
             stop the run.
@@ -159,12 +185,30 @@ class TrainConfig(Section):
     eval_iters: int = Field(default=0, ge=0)
     eval_only: bool = False
     log_interval: int = Field(default=10, ge=1)
+    epochs: float = Field(default=0, ge=0)
     checkpoint_interval: int = Field(default=1000, ge=1)
+    log_spaced: bool = False
+    keep: int = Field(default=0, ge=0)
+    best: str = "loss"
+    ledger: bool = False
     patience: int = Field(default=0, ge=0)
     max_bad_steps: int = Field(default=10, ge=0)
     always_save_checkpoint: bool = False
     init_from: str = "scratch"
     seed: int = Field(default=1337, ge=0)
+
+    def saves(self, step: int) -> bool:
+        """Is there a checkpoint at this step, the best and the last aside?"""
+        return step % self.checkpoint_interval == 0 or self._is_log_spaced(step)
+
+    def staying(self, steps: Iterable[int]) -> set[int]:
+        """Which checkpoints of these steps stay, though they are neither best nor latest."""
+        steps = sorted(steps)
+        at_intervals = [step for step in steps if step % self.checkpoint_interval == 0]
+        return {*at_intervals[-self.keep :], *filter(self._is_log_spaced, steps)}
+
+    def _is_log_spaced(self, step: int) -> bool:
+        return self.log_spaced and step > 0 and step & (step - 1) == 0
 
 
 class SystemConfig(Section):
@@ -173,13 +217,21 @@ class SystemConfig(Section):
     Args:
         device: ``auto`` takes CUDA where there is one, else the CPU.
         dtype: of matrix products, by autocast; weights stay float32. ``float16`` scales the loss.
+            ``pure_bfloat16`` keeps the body's weights and moments in bfloat16, too.
+        strategy: what many processes share: ``ddp`` nothing, each has a whole model; ``zero1``
+            the optimiser's moments, ``zero2`` gradients as well, ``fsdp`` weights as well.
+        cpu_offload: weights, gradients and moments wait in the CPU's memory (CUDA, not ddp).
+        activation_checkpointing: keep each block's input alone, and compute the rest again.
         compile: compile the transformer's body with torch.compile.
         num_threads: of the CPU; 0 leaves torch's choice.
         out_dir: everything the run writes.
     """
 
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16", "pure_bfloat16"] = "bfloat16"
+    strategy: Literal["ddp", "zero1", "zero2", "fsdp"] = "ddp"
+    cpu_offload: bool = False
+    activation_checkpointing: bool = False
     compile: bool = False
     num_threads: int = Field(default=0, ge=0)
     out_dir: str = "logs/lom"
@@ -190,16 +242,22 @@ class LoggingConfig(Section):
 
     Args:
         log_via_wandb: shorthand for the tracker ``wandb`` with its defaults (offline).
+        log_emissions: energy and CO2 by CodeCarbon (an extra), the tracker ``codecarbon``.
         trackers: tracker components, with their options.
+        pictures: objects of each modality drawn beside their prediction at every evaluation.
     """
 
     log_via_wandb: bool = False
+    log_emissions: bool = False
     trackers: list[Tracker] = []
+    pictures: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _wandb(self) -> LoggingConfig:
-        if self.log_via_wandb and not any(t.kind == "wandb" for t in self.trackers):
-            object.__setattr__(self, "trackers", [*self.trackers, Tracker.model_validate("wandb")])
+    def _shorthands(self) -> LoggingConfig:
+        for wanted, kind in ((self.log_via_wandb, "wandb"), (self.log_emissions, "codecarbon")):
+            if wanted and not any(t.kind == kind for t in self.trackers):
+                added = [*self.trackers, Tracker.model_validate(kind)]
+                object.__setattr__(self, "trackers", added)
         return self
 
 

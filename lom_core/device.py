@@ -32,4 +32,5 @@ def autocast(system: SystemConfig, device: torch.device) -> AbstractContextManag
     """The run's precision of matrix products."""
     if system.dtype == "float32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, system.dtype))
+    dtype = getattr(torch, system.dtype.removeprefix("pure_"))
+    return torch.autocast(device.type, dtype=dtype)

@@ -4,6 +4,10 @@ A step's R = batch_size x gradient_accumulation_steps rows are those of the run,
 processes share them: rank r of w owns R / w neighbouring lanes, and takes its share of the
 accumulation. So the same batches make the same step on 1, 2 or 64 processes, and a run can be
 resumed on another number of them.
+
+``ddp`` gives each process the whole model. The other strategies are one engine, FSDP2, which gives
+each process some rows of every weight, and of its gradient and moments; they differ in how long
+whole weights and gradients are kept.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -24,6 +28,9 @@ from lom_core.config import DataConfig, SystemConfig
 from lom_core.device import pick_device
 from lom_core.errors import ConfigError
 from lom_core.model import Lom
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 
 @dataclass(frozen=True)
@@ -96,13 +103,59 @@ def joined(system: SystemConfig) -> Iterator[tuple[World, torch.device]]:
         dist.destroy_process_group()
 
 
-class Parallel:
-    """The model as every rank calls it: gradients are summed over ranks at a step's last batch."""
+def is_shared(system: SystemConfig, world: World) -> bool:
+    """Does each process hold a part of every weight?"""
+    return system.strategy != "ddp" and world.size > 1
 
-    def __init__(self, model: Lom, world: World = World()) -> None:
-        self.model, self.world = model, world
+
+def place(model: Lom, system: SystemConfig, world: World, device: torch.device) -> None:
+    """Bring the model, equal on every rank, to the device, or this process's part of it.
+
+    Errors:
+        ConfigError: cpu_offload where it cannot be.
+    """
+    shared = is_shared(system, world)
+    if system.cpu_offload and not (shared and device.type == "cuda"):
+        raise ConfigError(
+            "cpu_offload needs CUDA, several processes and strategy zero1, zero2 or fsdp; this is "
+            f"{world.size} on {device.type} with {system.strategy}"
+        )
+    model.body.recompute = system.activation_checkpointing
+    if system.dtype == "pure_bfloat16":
+        model.body.dtype = torch.bfloat16
+        model.body.to(torch.bfloat16)
+    if not shared:
+        model.to(device)
+        if system.compile:
+            model.body.compile()
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard, register_fsdp_forward_method
+
+    options: dict[str, Any] = {
+        "mesh": init_device_mesh(device.type, (world.size,)),
+        "reshard_after_forward": system.strategy == "fsdp",
+    }
+    if system.cpu_offload:
+        options["offload_policy"] = CPUOffloadPolicy()
+    for block in model.body.blocks:
+        if system.compile:  # the collectives stay outside of it
+            block.compile()
+        fully_shard(block, **options)
+    fully_shard(model.body.norm, **options)  # weights of one group have one dtype
+    fully_shard(model, **options)
+    for method in ("assess", "predict"):
+        register_fsdp_forward_method(model, method)
+
+
+class Parallel:
+    """The model as every rank calls it: gradients are summed over ranks at a step's last batch,
+    or after each one where no rank may keep whole gradients (zero2, fsdp)."""
+
+    def __init__(self, model: Lom, world: World = World(), strategy: str = "ddp") -> None:
+        self.model, self.world, self.strategy = model, world, strategy
         self.module: nn.Module = model
-        if world.size > 1:
+        if world.size > 1 and strategy == "ddp":
             # All modules run in every batch, so no parameter is ever unused.
             self.module = DistributedDataParallel(
                 model, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -114,6 +167,10 @@ class Parallel:
 
     def collecting(self, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of each batch of a step."""
+        if self.world.size > 1 and self.strategy == "zero1":
+            sharded = cast("FSDPModule", self.module)
+            sharded.set_requires_gradient_sync(last)
+            sharded.set_reshard_after_backward(last)
         if last or not isinstance(self.module, DistributedDataParallel):
             return nullcontext()
         return self.module.no_sync()

@@ -21,10 +21,11 @@ from lom_core.distributed import World
 from lom_core.errors import BadRecord
 from lom_core.heads import CategoricalHead
 from lom_core.loader import eval_batches, open_sources, share_of
-from lom_core.model import Lom
+from lom_core.model import Lom, Parts
 from lom_core.roles import Array, Source, Tokens
 
 Metrics = dict[str, float]
+OWN = ("loss", "rmse", "mae", "r2", "accuracy")  # the model's; all else is a trivial predictor's
 
 
 @torch.no_grad()
@@ -36,23 +37,26 @@ def evaluate(
     baselines: bool = True,
     world: World = World(),  # noqa: B008  frozen
 ) -> tuple[Metrics, Tally]:
-    """Mean losses of a data set, in model units; every rank takes its share of the records.
+    """How well a data set is predicted; every rank takes its share of the records.
 
     Args:
         limit: batches at most, over all ranks; 0 takes every record.
         baselines: also score the training mean and "same as the previous token".
 
     Returns:
-        ``loss`` (weighed over modalities), for each modality m that the set holds ``loss/m`` and
-        those of trivial predictors: ``training_mean/m`` (or what its scale calls the mean),
-        ``unigram/m`` when discrete, ``previous_token/m``, and those that the modality knows; and
-        what became of the records.
+        ``loss`` (weighed over modalities), and for each modality m that the set holds ``loss/m``,
+        the mean loss in model units; in physical units ``rmse/m``, ``mae/m`` and ``r2/m``, each
+        value counting by its weight, or ``accuracy/m`` when discrete; and the losses of trivial
+        predictors: ``training_mean/m`` (or what its scale calls the mean), ``unigram/m`` when
+        discrete, ``previous_token/m``, and those that the modality knows. And what became of the
+        records.
     """
     was_training = model.training
     model.eval()
-    device = model.bos.device
+    device = model.device
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, float] = defaultdict(float)
+    errors: dict[str, Array] = defaultdict(lambda: np.zeros(5))
     tally = Tally()
     reader = reader.over(share_of(reader.source, world.rank, world.size))
     for rows, seen in eval_batches(reader, config.data, -(-limit // world.size)):
@@ -60,10 +64,11 @@ def evaluate(
         prepared = config.objective.prepare(rows, model.layouts)
         batch = prepared.to(device)
         with autocast(config.system, device):
-            losses = model(batch)
-        for name, loss in losses.items():
+            found = model.assess(batch)
+        for name, (loss, answers) in found.items():
             sums[f"loss/{name}"] += float(loss)
             counts[name] += prepared.counts[name]
+            errors[name] += error_sums(answers, batch.spans[name])
             for baseline, value in (
                 trivial_losses(model, batch, name) if baselines else {}
             ).items():
@@ -72,6 +77,10 @@ def evaluate(
     sums, counts = world.sums(sums), world.sums(counts)
     tally = Tally.of(world.gather(tally))
     metrics = {k: v / counts[k.split("/")[1]] for k, v in sums.items() if counts[k.split("/")[1]]}
+    every = world.gather(dict(errors))
+    for name in counts:
+        total = sum(part[name] for part in every if name in part)
+        metrics |= {f"{k}/{name}": v for k, v in error_metrics(total, model.part(name)).items()}
     metrics["loss"] = sum(
         c.loss_weight * metrics[f"loss/{c.name}"]
         for c in model.registry
@@ -79,6 +88,30 @@ def evaluate(
     )
     tally.check(config.data.max_bad_fraction)
     return metrics, tally
+
+
+def error_sums(answers: Tensor, span: Span) -> Array:
+    """(5,) float64: the weights, and the weighed sums of y, y^2, |error| and error^2 of answers
+    (a, w) in physical units; for tokens (a,) an error is 1."""
+    truth, weights = span.content[span.asked], span.weights[span.asked]
+    if truth.ndim == 1:
+        truth, answers = (truth != answers)[:, None], torch.zeros_like(answers)[:, None]
+    y, w = truth.double(), weights.expand_as(truth).double()
+    error = torch.where(w > 0, answers.double() - y, 0)
+    found = (w, w * y, w * y**2, w * error.abs(), w * error**2)
+    return torch.stack([part.sum() for part in found]).cpu().numpy()
+
+
+def error_metrics(sums: Array, part: Parts) -> Metrics:
+    """RMSE, MAE and R2 (or accuracy) out of :func:`error_sums`; nothing of nothing."""
+    weight, y, yy, absolute, squared = map(float, sums)
+    if not weight:
+        return {}
+    if part.discrete:
+        return {"accuracy": 1 - absolute / weight}
+    found = {"rmse": (squared / weight) ** 0.5, "mae": absolute / weight}
+    variance = yy - y**2 / weight
+    return {**found, "r2": 1 - squared / variance} if variance > 1e-12 * yy else found
 
 
 def trivial_losses(model: Lom, batch: Batch, name: str) -> Metrics:
@@ -128,9 +161,8 @@ def _field_guesses(model: Lom, batch: Batch, name: str) -> dict[str, Tensor]:
 
 def trivial_names(metrics: Mapping[str, float]) -> list[str]:
     """The trivial predictors in ``evaluate``'s metrics, in the order of first appearance."""
-    return [
-        b for b in dict.fromkeys(k.partition("/")[0] for k in metrics if "/" in k) if b != "loss"
-    ]
+    first = dict.fromkeys(k.partition("/")[0] for k in metrics if "/" in k)
+    return [name for name in first if name not in OWN]
 
 
 def previous_token(truth: Tensor, span: Span, bos: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,8 +228,8 @@ def examples(model: Lom, reader: Reader, config: RunConfig, n: int) -> Iterator[
             continue
         row = pack_row([observation], observation.n_slots, model.registry.names())
         batch = config.objective.prepare([row], model.layouts)
-        with autocast(config.system, model.bos.device):
-            answers = model.predict(batch.to(model.bos.device))
+        with autocast(config.system, model.device):
+            answers = model.predict(batch.to(model.device))
         for name in wanted:
             missing[name] -= 1
             tokens = observation.tokens[name]

@@ -69,6 +69,11 @@ class Parts(nn.Module):
         losses = self.head.loss(h, target)
         return (losses * weights.expand_as(losses)).sum()
 
+    def answer(self, h: Tensor, span: Span) -> Tensor:
+        """The single best answers in h (a, d) in physical units: (a, w), or (a,) int64."""
+        point = self.head.point(h)
+        return point if self.discrete else self.scale.inverse(point, span.positions[span.asked])
+
     def fit(self, samples: list[Tokens]) -> None:
         """Fit what does not learn by gradients: the scale, or how often each token occurs."""
         content, positions, weights = stack(samples)
@@ -125,6 +130,11 @@ class Lom(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; weights may wait elsewhere."""
+        return next(self.buffers()).device
+
     def part(self, name: str) -> Parts:
         return cast(Parts, self.parts[name])
 
@@ -141,7 +151,7 @@ class Lom(nn.Module):
 
         Every modality's modules run, with no token too: then a gradient is zero, never None.
         """
-        x = torch.zeros(batch.n_slots, self.config.n_embd, device=self.bos.device)
+        x = torch.zeros(batch.n_slots, self.config.n_embd, device=self.device)
         x = x.index_add(0, batch.bos, self.bos.expand(len(batch.bos), -1))
         for name, span in batch.spans.items():
             part = self.part(name)
@@ -156,20 +166,28 @@ class Lom(nn.Module):
             batch.starts.diff().long()
         )
         x = self.embed(batch)
+        x = x.to(self.body.dtype)
         h: Tensor = self.body(x, batch.starts, batch.given, places.to(x.device))
         return h
+
+    @torch.no_grad()
+    def assess(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Each modality's summed loss, and its answers in physical units, out of one pass."""
+        h = self.hidden(batch)
+        return {
+            name: (self.part(name).loss(at, span), self.part(name).answer(at, span))
+            for name, span in batch.spans.items()
+            for at in [h[span.ask_slots]]
+        }
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """The answer to every question in physical units: (a, w) a modality, or (a,) int64."""
         h = self.hidden(batch)
-        out = {}
-        for name, span in batch.spans.items():
-            part = self.part(name)
-            point = part.head.point(h[span.ask_slots])
-            at = span.positions[span.asked]
-            out[name] = point if part.discrete else part.scale.inverse(point, at)
-        return out
+        return {
+            name: self.part(name).answer(h[span.ask_slots], span)
+            for name, span in batch.spans.items()
+        }
 
     def fit_scales(self, samples: Mapping[str, list[Tokens]]) -> None:
         """Fit each modality's statistics on sample tokens (in numpy, on the CPU)."""

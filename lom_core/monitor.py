@@ -4,58 +4,59 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sized
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally
 from lom_core.errors import DataError
-from lom_core.evaluate import trivial_names
+from lom_core.evaluate import Example, trivial_names
 from lom_core.model import Lom
-from lom_core.roles import Logger, Source
+from lom_core.pictures import draw_png
+from lom_core.progress import Progress
+from lom_core.roles import Logger, PictureLogger, Source
 
 
 class Monitor:
     """A context: opens the log and the trackers, closes them whatever happens.
 
     Args:
-        step: lines of metrics.jsonl after it are dropped: a resumed run writes them again.
-        run_ids: of trackers, by kind, from the checkpoint that is resumed.
+        progress: of a checkpoint that is resumed. Lines of the log after its step are dropped, as
+            they will be written again, and its trackers go on with their runs.
         main: of many processes one speaks and writes; the others keep silent.
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        out_dir: Path,
-        step: int,
-        run_ids: Mapping[str, str],
-        main: bool = True,
+        self, config: RunConfig, out_dir: Path, progress: Progress, main: bool = True
     ) -> None:
-        self.config, self.out_dir, self.first = config, out_dir, step
-        self.run_ids, self.main = dict(run_ids), main
+        self.config, self.out_dir, self.main = config, out_dir, main
+        self.first, self.max_iters = progress.step, progress.max_iters
+        self.run_ids = dict(progress.run_ids)
         self.console = Console(stderr=False, highlight=False, quiet=not main)
         self.began = time.perf_counter()
         self.noted: dict[str, Tally] = {}
         self.trackers: dict[str, Logger] = {}
+        self.files: dict[str, TextIO] = {}
         if main:
             self._open()
-        self.progress = Progress(
+        self.bar = Bar(
             TextColumn("[bold]step {task.completed}/{task.total}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}"),
             console=self.console,
             disable=not self.console.is_terminal or not main,
         )
-        self.task: TaskID = self.progress.add_task(
-            "train", total=config.train.max_iters, completed=step, text=""
+        self.task: TaskID = self.bar.add_task(
+            "train", total=self.max_iters, completed=self.first, text=""
         )
 
     def _open(self) -> None:
@@ -64,7 +65,8 @@ class Monitor:
             out_dir.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             (out_dir / "config.yaml").write_text(text, encoding="utf8")
-            self.file = _reopen(out_dir / "metrics.jsonl", step)
+            names = ["metrics", "ledger"] if config.train.ledger else ["metrics"]
+            self.files = {name: _reopen(out_dir / f"{name}.jsonl", step) for name in names}
         except OSError as error:
             raise DataError(f"cannot write to out_dir={out_dir}: {error.strerror}") from None
 
@@ -73,7 +75,7 @@ class Monitor:
         for t in self.config.logging.trackers if self.main else ():
             self.trackers[t.kind] = t.build(str(self.out_dir), settings, self.run_ids.get(t.kind))
         self.run_ids |= {k: t.run_id for k, t in self.trackers.items() if t.run_id}
-        self.progress.start()
+        self.bar.start()
         return self
 
     def __exit__(
@@ -82,9 +84,9 @@ class Monitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.progress.stop()
-        if self.main:
-            self.file.close()
+        self.bar.stop()
+        for file in self.files.values():
+            file.close()
         for tracker in self.trackers.values():
             tracker.close()
 
@@ -101,8 +103,7 @@ class Monitor:
             return
         seconds = round(time.perf_counter() - self.began, 3)
         line = {"step": step, "split": split, "seconds": seconds, **metrics}
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        _append(self.files["metrics"], line)
         for tracker in self.trackers.values():
             tracker.log(step, {f"{split}/{k}": v for k, v in metrics.items()})
         losses = "  ".join(
@@ -115,9 +116,32 @@ class Monitor:
             return
         left = self._left(step)
         text = f"{losses}  {metrics['tokens_per_second']:,.0f} tokens/s  {left} left"
-        self.progress.update(self.task, completed=step, text=text)
+        self.bar.update(self.task, completed=step, text=text)
         if not self.console.is_terminal:
             self.say(f"step {step:>6}  {text}")
+
+    def note_records(self, step: int, ids: Iterable[list[str]]) -> None:
+        """A line of ledger.jsonl for each step, from ``step`` on: the ids of its records."""
+        for number, records in enumerate(ids, step):
+            if self.main:
+                _append(self.files["ledger"], {"step": number, "records": records})
+
+    def draw(self, name: str, step: int, shown: Sequence[Example]) -> None:
+        """Held-out objects beside their predictions: PNG files, and to trackers that show them."""
+        if not self.main:
+            return
+        folder = self.out_dir / "pictures"
+        folder.mkdir(exist_ok=True)
+        drawn: Counter[str] = Counter()
+        for example in shown:
+            drawn[example.modality] += 1
+            key = f"{name}_{example.modality}_{drawn[example.modality]}"
+            path = folder / f"{key}_step-{step:08d}.png"
+            config = self.config.modalities[example.modality]
+            path.write_bytes(draw_png(config, example.truth, example.predicted))
+            for tracker in self.trackers.values():
+                if isinstance(tracker, PictureLogger):
+                    tracker.picture(step, key, str(path))
 
     def note(self, name: str, tally: Tally) -> None:
         """Remember what became of a validation set's records, for the summary."""
@@ -125,7 +149,7 @@ class Monitor:
 
     def summarise(self, metrics: Mapping[str, Mapping[str, float]], tally: Tally) -> None:
         """The last evaluation beside the trivial predictors, and every kind of bad record."""
-        self.progress.stop()
+        self.bar.stop()
         for name, values in metrics.items():
             self.console.print(results_table(name, values))
         for name, found in {"train": tally, **self.noted}.items():
@@ -142,9 +166,7 @@ class Monitor:
 
     def _left(self, step: int) -> str:
         done = step - self.first
-        seconds = (
-            (time.perf_counter() - self.began) / max(done, 1) * (self.config.train.max_iters - step)
-        )
+        seconds = (time.perf_counter() - self.began) / max(done, 1) * (self.max_iters - step)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
@@ -170,8 +192,13 @@ def _length(source: Source) -> str:
     )
 
 
-def _reopen(path: Path, step: int) -> Any:
-    """metrics.jsonl, without what an interrupted run wrote after its last checkpoint."""
+def _append(file: TextIO, line: Mapping[str, Any]) -> None:
+    file.write(json.dumps(line) + "\n")
+    file.flush()
+
+
+def _reopen(path: Path, step: int) -> TextIO:
+    """A log, without what an interrupted run wrote after its last checkpoint."""
     kept = []
     if step and path.exists():
         for line in path.read_text(encoding="utf8").splitlines():

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lom_core.config import OptimizerConfig
+from lom_core.errors import ConfigError, nearest
 from lom_core.model import Lom
+from lom_core.tensors import is_sharded
 
 
 def learning_rate(step: int, config: OptimizerConfig, max_iters: int) -> float:
@@ -34,16 +39,84 @@ def learning_rate(step: int, config: OptimizerConfig, max_iters: int) -> float:
     return floor + (peak - floor) * share
 
 
-def make_optimizer(model: Lom, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Fused AdamW; weight decay on matrices, none on biases, norms and single vectors."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
-    )
+def freeze(model: Lom, config: OptimizerConfig) -> None:
+    """What ``freeze`` names does not learn.
+
+    Errors:
+        ConfigError: a pattern that no parameter has, or nothing is left to learn.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in (*config.freeze, *config.rates):
+        if not any(matches(name, pattern) for name in names):
+            raise ConfigError(
+                f"no parameter is named '{pattern}'{nearest(pattern, _prefixes(names))}; possible "
+                f"are whole parts such as {', '.join(_tops(names))}, or patterns with *"
+            )
+    for name, parameter in model.named_parameters():
+        if any(matches(name, pattern) for pattern in config.freeze):
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError(f"freeze={list(config.freeze)} leaves nothing to learn")
+
+
+def matches(name: str, pattern: str) -> bool:
+    """``body.blocks.0`` names all that is below it; ``parts.*.head`` all the heads."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def _prefixes(names: Iterable[str]) -> set[str]:
+    parts = [name.split(".") for name in names]
+    return {".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
+
+
+def _tops(names: Iterable[str]) -> list[str]:
+    return sorted({".".join(name.split(".")[:2]) for name in names})
+
+
+def make_optimizers(model: Lom, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, and with ``muon`` a Muon for the body's matrices beside it.
+
+    Weight decay is on matrices, none on biases, norms and single vectors. Each group has a
+    ``factor`` of the learning rate: that of its depth (``layer_decay``) and part (``rates``).
+    """
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            matrix = parameter.ndim >= 2
+            muon = config.algorithm == "muon" and parameter.ndim == 2 and name.startswith("body.")
+            key = (muon, matrix, _factor(name, model.config.n_layer, config))
+            groups.setdefault(key, []).append(parameter)
+
+    def chosen(muon: bool) -> list[dict[str, Any]]:
+        decay = config.weight_decay
+        return [
+            {"params": found, "weight_decay": decay if matrix else 0.0, "factor": factor}
+            for (is_muon, matrix, factor), found in groups.items()
+            if is_muon == muon
+        ]
+
+    made: list[torch.optim.Optimizer] = []
+    if chosen(muon=False):
+        betas = (config.beta1, config.beta2)
+        made.append(
+            torch.optim.AdamW(chosen(False), lr=config.learning_rate, betas=betas, fused=True)
+        )
+    if chosen(muon=True):  # updates as large as AdamW's, so that one learning rate suits both
+        made.append(
+            torch.optim.Muon(chosen(True), lr=config.learning_rate, adjust_lr_fn="match_rms_adamw")
+        )
+    return made
+
+
+def _factor(name: str, n_layer: int, config: OptimizerConfig) -> float:
+    """Of the learning rate: less towards the input (Clark et al. 2020), and by part."""
+    block = re.match(r"body\.blocks\.(\d+)\.", name)
+    top = name.startswith("body.norm") or ".head." in name
+    depth = int(block[1]) + 1 if block else n_layer + 1 if top else 0
+    factor = config.layer_decay ** (n_layer + 1 - depth)
+    for pattern, value in config.rates.items():
+        factor *= value if matches(name, pattern) else 1.0
+    return factor
 
 
 class Update:
@@ -54,9 +127,12 @@ class Update:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, device: torch.device, dtype: str = "float32"
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        device: torch.device,
+        dtype: str = "float32",
     ) -> None:
-        self.optimizer = optimizer
+        self.optimizers = list(optimizers)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
 
     def backward(self, loss: Tensor) -> None:
@@ -69,18 +145,22 @@ class Update:
             The gradient's norm before clipping, on the device; the step was skipped if it is not
             finite.
         """
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        if is_sharded(norm):
+            norm = norm.full_tensor()
+        skip = (~norm.isfinite()).float()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("factor", 1.0)
+            if optimizer.defaults.get("fused"):
+                # The fused kernel reads it on the device: nothing waits for it.
+                optimizer.found_inf = skip  # type: ignore[attr-defined]
+                optimizer.step()
+            elif not skip:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
             self.scaler.update()
-        elif self.optimizer.defaults.get("fused"):
-            # The fused kernel reads it on the device: nothing waits for it.
-            self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-            self.optimizer.step()
-        elif bool(norm.isfinite()):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         return norm

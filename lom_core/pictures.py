@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from lom_core.modality import ModalityConfig
 from lom_core.roles import Array
 
+DPI = 150
 INK, BLUE, RED = "#1b1f24", "#1f6feb", "#c2410c"
+
+
+def draw_png(config: ModalityConfig, truth: Any, predicted: Any) -> bytes:
+    """The modality's own picture of data beside a prediction, as a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 2.7), layout="constrained")
+    config.picture(figure, truth, predicted)
+    return png(figure)
+
+
+def png(figure: Any) -> bytes:
+    """A matplotlib figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
 
 
 def draw_tokens(figure: Any, name: str, truth: Any, predicted: Any) -> None:

@@ -223,6 +223,13 @@ class Logger(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class PictureLogger(Logger, Protocol):
+    """One that shows pictures, too: PNG files of data beside predictions."""
+
+    def picture(self, step: int, name: str, path: str) -> None: ...
+
+
 ROLES: dict[str, type[Component]] = {
     cls.role: cls for cls in (Tokeniser, Scale, Position, Head, Dataset, Objective, Tracker)
 }

@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lom_core.attention import attend
 from lom_core.config import ModelConfig
@@ -18,7 +19,8 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.rotary = config.rotary
+        self.recompute = False  # what a block computes inside, in the backward pass
+        self.dtype = torch.float32  # of x; pure bfloat16 changes it with the weights
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = _norm(config.n_embd, config)
 
@@ -31,7 +33,10 @@ class Transformer(nn.Module):
             places: (n,) each slot's place in its segment; read by rotary embeddings only.
         """
         for block in self.blocks:
-            x = block(x, starts, given, places)
+            if self.recompute and self.training:
+                x = checkpoint(block, x, starts, given, places, use_reentrant=False)
+            else:
+                x = block(x, starts, given, places)
         out: Tensor = self.norm(x)
         return out
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lom_core import checkpoint
+from lom_core import checkpoint, saving
 from lom_core.config import RunConfig
 from lom_core.errors import CheckpointError
+from lom_core.tensors import file_hash
 from lom_core.train import train
 
 MakeRun = Callable[..., RunConfig]
@@ -70,7 +71,7 @@ def test_a_pickle_is_refused_and_not_run(
     path = checkpoint.find(trained, "latest")
     (path / "model.safetensors").write_bytes(pickle.dumps(Evil()))
     state = json.loads((path / "state.json").read_text())
-    state["files"]["model.safetensors"] = checkpoint._hash(path / "model.safetensors")
+    state["files"]["model.safetensors"] = file_hash(path / "model.safetensors")
     (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match="no safetensors"):
         checkpoint.load_model(path)
@@ -81,7 +82,7 @@ def test_a_name_that_leads_out_of_the_checkpoint_is_refused(trained: Path, tmp_p
     (tmp_path / "outside").write_text("x")
     path = checkpoint.find(trained, "latest")
     state = json.loads((path / "state.json").read_text())
-    state["files"] = {"../../../outside": checkpoint._hash(tmp_path / "outside")}
+    state["files"] = {"../../../outside": file_hash(tmp_path / "outside")}
     (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.read_state(path)
@@ -97,7 +98,7 @@ def test_a_failed_write_leaves_the_previous_checkpoint_whole(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_sync", full)
+    monkeypatch.setattr(saving, "sync", full)
     with pytest.raises(CheckpointError, match=r"No space left on device; the previous"):
         train(make_run(train={"max_iters": 6, "init_from": "resume"}))
     monkeypatch.undo()

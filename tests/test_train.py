@@ -24,8 +24,9 @@ from lom_core.errors import (
 from lom_core.evaluate import validation_readers
 from lom_core.loader import Loader
 from lom_core.model import Lom
-from lom_core.optim import Update, learning_rate, make_optimizer
-from lom_core.train import start, train, train_step
+from lom_core.optim import Update, learning_rate, make_optimizers
+from lom_core.start import start
+from lom_core.train import train, train_step
 
 MakeRun = Callable[..., RunConfig]
 CPU = torch.device("cpu")
@@ -106,10 +107,11 @@ def steps(config: RunConfig, n: int) -> Lom:
     torch.manual_seed(0)
     source, _ = validation_readers(config)
     reader = Reader(source, config.registry, config.data.block_size)
-    model, optimizer, _ = start(config, reader, torch.device("cpu"), Path(config.system.out_dir))
+    begun = start(config, reader, torch.device("cpu"), Path(config.system.out_dir))
+    model = begun.model
     rows = iter(Loader(reader, config.data, config.train.seed))
     for _ in range(n):
-        train_step(Parallel(model), Update(optimizer, CPU), next(rows), config, 1e-3)
+        train_step(Parallel(model), Update(begun.optimizers, CPU), next(rows), config, 1e-3)
     return model
 
 
@@ -125,14 +127,14 @@ def test_accumulated_gradients_equal_those_of_one_batch(make_run: MakeRun, objec
         )
         torch.manual_seed(0)
         reader = Reader(validation_readers(config)[0], config.registry, 24)
-        model, _, _ = start(config, reader, torch.device("cpu"), Path(config.system.out_dir))
+        model = start(config, reader, torch.device("cpu"), Path(config.system.out_dir)).model
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         rows = next(iter(Loader(reader, config.data, config.train.seed)))
         assert any("word" not in row.spans for row in rows) and len(rows) == 4
         # Plain descent at rate 1 moves the weights by the gradient itself.
         train_step(
             Parallel(model),
-            Update(torch.optim.SGD(model.parameters()), CPU),
+            Update([torch.optim.SGD(model.parameters())], CPU),
             rows,
             config,
             rate=1.0,
@@ -254,7 +256,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(make_run: MakeRun) -> None:
 def test_a_gradient_that_is_not_finite_changes_nothing(dtype: str) -> None:
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    update = Update(optimizer, CPU, dtype)
+    update = Update([optimizer], CPU, dtype)
     config = OptimizerConfig()
 
     def step(x: float) -> float:
@@ -340,7 +342,8 @@ def test_schedules_have_their_shapes() -> None:
 def test_decay_is_on_matrices_only(make_run: MakeRun) -> None:
     config = make_run()
     model = Lom(config.registry, config.model)
-    decayed, plain = make_optimizer(model, config.optimizer).param_groups
+    (adamw,) = make_optimizers(model, config.optimizer)
+    plain, decayed = sorted(adamw.param_groups, key=lambda group: group["weight_decay"])
     assert {p.ndim for p in decayed["params"]} == {2} and {p.ndim for p in plain["params"]} == {1}
     assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -22,9 +21,8 @@ from lom_core.evaluate import (
     validation_readers,
 )
 from lom_core.model import Lom
+from lom_core.pictures import draw_png, png
 from lom_core.report.curves import draw_curves, read_metrics
-
-DPI = 150
 
 
 def write_report(path: str | Path, out: str | Path | None = None, n_objects: int = 6) -> Path:
@@ -55,7 +53,7 @@ def write_report(path: str | Path, out: str | Path | None = None, n_objects: int
         for example_set in _by_modality(examples(model, reader, config, n_objects), config).items():
             sections.append(_examples(*example_set, config, target, name))
     curves = [
-        _figure(draw_curves(lines, m), target / f"loss_{m}.png", m) for m in config.modalities
+        _figure(png(draw_curves(lines, m)), target / f"loss_{m}.png", m) for m in config.modalities
     ]
     page = _page(config, state, model, "".join(curves), "".join(sections))
     report = target / "report.html"
@@ -71,13 +69,10 @@ def _by_modality(found: Any, config: RunConfig) -> dict[str, list[Example]]:
 
 
 def _examples(name: str, group: list[Example], config: RunConfig, target: Path, split: str) -> str:
-    from matplotlib.figure import Figure
-
     shown = []
     for i, example in enumerate(group):
-        figure = Figure(figsize=(7.5, 2.7), layout="constrained")
-        config.modalities[name].picture(figure, example.truth, example.predicted)
-        shown.append(_figure(figure, target / f"{split}_{name}_{i}.png", example.id))
+        picture = draw_png(config.modalities[name], example.truth, example.predicted)
+        shown.append(_figure(picture, target / f"{split}_{name}_{i}.png", example.id))
     how = _HOW.get(config.objective.kind, "Each token predicted as the objective asks.")
     return f"<h3>{_e(name)}</h3><p class=note>{_e(how)}</p><div class=grid>{''.join(shown)}</div>"
 
@@ -90,12 +85,10 @@ _HOW = {
 }
 
 
-def _figure(figure: Any, path: Path, caption: str) -> str:
+def _figure(picture: bytes, path: Path, caption: str) -> str:
     """Save the PNG and return it as an inline figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    path.write_bytes(buffer.getvalue())
-    data = base64.b64encode(buffer.getvalue()).decode()
+    path.write_bytes(picture)
+    data = base64.b64encode(picture).decode()
     return (
         f'<figure><img alt="{_e(caption)}" src="data:image/png;base64,{data}">'
         f"<figcaption>{_e(caption)}</figcaption></figure>"
