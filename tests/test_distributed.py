@@ -1,4 +1,5 @@
-"""Two processes make the run that one makes: bitwise, also after a resume on another number."""
+"""Two processes make the run that one makes: bitwise, also after a resume on another number, and
+to rounding where each holds a part of the weights."""
 
 from __future__ import annotations
 
@@ -12,12 +13,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from torch.distributed import checkpoint as dcp
 
+from lom_core import checkpoint
 from lom_core.config import DataConfig
-from lom_core.distributed import World
+from lom_core.distributed import World, place
 from lom_core.errors import ConfigError
 from lom_core.loader import Every
+from lom_core.model import Lom
+from lom_core.runfile import load_run
 from lom_core.sources import ListSource
 
 from .conftest import MODALITIES, WAVES
@@ -84,8 +88,14 @@ def launch(run: Path, world: int, *overrides: str) -> str:
 
 
 def weights(out_dir: Path) -> dict[str, torch.Tensor]:
-    name = (out_dir / "checkpoints" / "latest").read_text().strip()
-    return load_file(out_dir / "checkpoints" / name / "model.safetensors")
+    return dict(checkpoint.stored(checkpoint.find(out_dir, "latest"), checkpoint.MODEL))
+
+
+def difference(a: Path, b: Path) -> float:
+    """The largest, of any weight."""
+    one, two = weights(a), weights(b)
+    assert one.keys() == two.keys()
+    return max(float((one[k].float() - two[k].float()).abs().max()) for k in one)
 
 
 def lines(out_dir: Path) -> list[dict[str, Any]]:
@@ -115,13 +125,72 @@ def test_two_processes_equal_accumulation_over_two_bitwise(tmp_path: Path) -> No
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     run = write_run(tmp_path)
-    launch(run, 1, "out_dir=whole", "max_iters=6")
-    plan = "lr_decay_iters=6"
-    launch(run, 1, "out_dir=parts", "max_iters=2", plan)
-    launch(run, 2, "out_dir=parts", "max_iters=4", plan, "init_from=resume")
-    launch(run, 1, "out_dir=parts", "max_iters=6", plan, "init_from=resume")
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    plan = ("lr_decay_iters=6", "ledger=true")
+    launch(run, 1, "out_dir=whole", "max_iters=6", *plan)
+    launch(run, 1, "out_dir=parts", "max_iters=2", *plan)
+    launch(run, 2, "out_dir=parts", "max_iters=4", "init_from=resume", *plan)
+    launch(run, 1, "out_dir=parts", "max_iters=6", "init_from=resume", *plan)
+    assert difference(tmp_path / "whole", tmp_path / "parts") == 0
+    ledgers = [(tmp_path / d / "ledger.jsonl").read_text() for d in ("whole", "parts")]
+    assert ledgers[0] == ledgers[1] and len(ledgers[0].splitlines()) == 6
+
+
+@pytest.fixture(scope="module")
+def on_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run on two processes by ddp."""
+    folder = tmp_path_factory.mktemp("two")
+    launch(write_run(folder), 2, "out_dir=ddp")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("strategy=fsdp",), ("strategy=zero1",), ("strategy=zero2", "activation_checkpointing=true")],
+    ids=" ".join,
+)
+def test_sharing_the_weights_changes_no_more_than_rounding(
+    on_two: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out_dir = options[0].removeprefix("strategy=")
+    launch(on_two / "run.yaml", 2, f"out_dir={out_dir}", *options)
+    assert difference(on_two / "ddp", on_two / out_dir) < 1e-6
+    found = checkpoint.find(on_two / out_dir, "latest")
+    assert len(list(found.glob("model-0000?-of-00002.safetensors"))) == 2
+    monkeypatch.syspath_prepend(on_two)
+    model, _, _ = checkpoint.load_model(found)  # one process reads what two wrote
+    assert all(torch.equal(weights(on_two / out_dir)[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_sharded_run_goes_on_whole_and_sharded_again(on_two: Path) -> None:
+    run = on_two / "run.yaml"
+    resumed = ("out_dir=parts", "lr_decay_iters=6", "init_from=resume")
+    launch(run, 2, "out_dir=parts", "max_iters=2", "lr_decay_iters=6", "strategy=fsdp")
+    launch(run, 1, *resumed, "max_iters=4")
+    launch(run, 2, *resumed, "max_iters=6", "strategy=zero1")
+    assert difference(on_two / "ddp", on_two / "parts") < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_the_shards_are_those_of_torch_distributed_checkpoint(on_two: Path) -> None:
+    """Its reader of safetensors reads them."""
+    launch(on_two / "run.yaml", 2, "out_dir=dcp", "strategy=fsdp", "max_iters=2")
+    found = checkpoint.find(on_two / "dcp", "latest")
+    ours = dict(checkpoint.stored(found, checkpoint.MODEL))
+    ours |= dict(checkpoint.stored(found, checkpoint.OPTIMIZER))
+    theirs = {name: torch.zeros_like(tensor) for name, tensor in ours.items() if tensor.ndim}
+    dcp.load(theirs, storage_reader=dcp.HuggingFaceStorageReader(str(found)), no_dist=True)
+    assert len(theirs) > len(checkpoint.stored(found, checkpoint.MODEL)), "moments, too"
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_offload_is_refused_where_it_cannot_be(
+    on_two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(on_two)
+    config = load_run(on_two / "run.yaml", ["cpu_offload=true"])
+    model = Lom(config.registry, config.model)
+    with pytest.raises(ConfigError, match=r"needs CUDA.*this is 1 on cpu with ddp"):
+        place(model, config.system, World(), torch.device("cpu"))
 
 
 def test_ranks_share_lanes_and_records() -> None:
