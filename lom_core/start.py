@@ -118,9 +118,9 @@ def steps_of(epochs: float, reader: Reader, config: RunConfig) -> int:
     n_lanes = data.batch_size * data.gradient_accumulation_steps
     wanted = min(n, data.fit_records)
     plan = LanePlan(-(-n // wanted), data.block_size, data.look_ahead, 1.0, config.train.seed, True)
-    n_rows = 0
+    n_rows = placed = 0
     for row in Lane(reader, plan, 0, LaneState()):
-        n_rows += 1
-        if row.state.next >= wanted:
+        n_rows, placed = n_rows + 1, row.state.next - len(row.state.carried)
+        if placed >= wanted:
             break
-    return max(1, math.ceil(epochs * n * n_rows / (row.state.next * n_lanes)))
+    return max(1, math.ceil(epochs * n * n_rows / (placed * n_lanes)))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lom_core import ModalityConfig, ModalityRegistry, Objective, Scale, Tokens
-from lom_core.batch import Batch, Observation, pack_row
-from lom_core.config import ModelConfig
-from lom_core.evaluate import previous_token, trivial_losses, trivial_names
+from lom_core import ModalityConfig, ModalityRegistry, Objective, Scale, Tokens, checkpoint
+from lom_core.batch import Batch, Observation, Span, pack_row
+from lom_core.config import ModelConfig, RunConfig
+from lom_core.evaluate import (
+    error_metrics,
+    error_sums,
+    examples,
+    previous_token,
+    trivial_losses,
+    trivial_names,
+    validation_readers,
+)
 from lom_core.model import Lom
 from lom_core.roles import Array
 from lom_core.scaling import ZScoreScale
+from lom_core.train import train
 
 
 class ByPlace(Scale):
@@ -126,3 +136,46 @@ def test_tokens_are_compared_with_the_entropy_of_the_single_token() -> None:
 def test_trivial_names() -> None:
     metrics = {"loss": 1.0, "loss/a": 1.0, "unigram/a": 2.0, "previous_token/b": 3.0}
     assert trivial_names(metrics) == ["unigram", "previous_token"]
+
+
+def test_errors_are_told_in_physical_units() -> None:
+    """Known answers: RMSE, MAE, R2 by weight; the share of right tokens."""
+    answers = torch.tensor([[1.0], [2.0], [5.0], [100.0]])
+    truth = torch.tensor([[1.0], [4.0], [4.0], [0.0]])
+    weights = torch.tensor([[1.0], [1.0], [2.0], [0.0]])
+    span = Span(truth, truth, weights, *[torch.arange(4)] * 4)
+    part = TwoPlaces(name="x", input_size=1)
+    model = Lom(ModalityRegistry([part]), ModelConfig(n_layer=1, n_head=1, n_embd=8))
+    found = error_metrics(error_sums(answers, span), model.part("x"))
+    # Errors 0, 2, 1, 1 of y = 1, 4, 4, 4: the mean is 3.25, its variance 27/16.
+    assert found["rmse"] == pytest.approx((6 / 4) ** 0.5)
+    assert found["mae"] == pytest.approx(1.0)
+    assert found["r2"] == pytest.approx(1 - 6 / (4 * 27 / 16))
+
+    config = ModalityConfig(name="w", vocab_size=9)
+    words = Lom(ModalityRegistry([config]), ModelConfig(n_layer=1, n_head=1, n_embd=8))
+    tokens = torch.tensor([3, 4, 5, 6])
+    span = Span(tokens, truth, weights, *[torch.arange(4)] * 4)
+    sums = error_sums(torch.tensor([3, 0, 5, 0]), span)
+    assert error_metrics(sums, words.part("w")) == {"accuracy": pytest.approx(3 / 4)}
+    assert error_metrics(np.zeros(5), words.part("w")) == {}
+
+
+def test_evaluation_measures_what_the_model_answers(make_run: Callable[..., RunConfig]) -> None:
+    """The table's RMSE is that of the decoded predictions, one observation after another."""
+    config = make_run(train={"max_iters": 3})
+    found = train(config).metrics["val"]
+    model, config, _ = checkpoint.load_model(checkpoint.find(config.system.out_dir, "latest"))
+    (reader,) = validation_readers(config)[1].values()
+    squares, words = [], []
+    for example in examples(model, reader, config, 100):
+        if example.modality == "wave":
+            error = example.predicted["content"] - example.truth["content"]
+            squares += list(np.square(error).ravel())
+        else:
+            same = example.predicted["content"] == example.truth["content"]
+            words += list(same.ravel())
+    assert found["rmse/wave"] == pytest.approx(np.mean(squares) ** 0.5, rel=1e-4)
+    assert found["accuracy/word"] == pytest.approx(np.mean(words))
+    assert {"mae/wave", "r2/wave"} <= found.keys()
+    assert not {"rmse", "mae", "r2", "accuracy"} & set(trivial_names(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lom_core.config import RunConfig
+from lom_core.dotenv import read_dotenv
 from lom_core.errors import DataError
 from lom_core.report import write_report
 from lom_core.train import train
@@ -56,6 +58,7 @@ def test_metrics_say_what_a_run_did(make_run: MakeRun) -> None:
     step = lines(config)[1]
     assert {"loss", "loss/wave", "loss/word", "learning_rate", "grad_norm"} <= set(step)
     assert step["tokens_per_second"] > 0 and 0.5 < step["fill"] <= 1
+    assert 0 <= step["loader_wait"] < 1 and step["memory_gib"] > 0.01
     assert step["tokens"] > 0 and step["records"] > 0 and step["bad_records"] == 0
     total = sum(v for k, v in step.items() if k.startswith("loss/"))
     assert step["loss"] == pytest.approx(total)
@@ -100,6 +103,61 @@ def test_wandb_offline_and_the_same_run_again(
     # offline-run-DATE_TIME-ID, and -1 after it where both began within a second.
     ids = {name.split("-")[3] for name in folders}
     assert folders and len(ids) == 1, folders
+
+
+@pytest.mark.slow
+def test_tensorboard_has_the_metrics_and_the_pictures(make_run: MakeRun) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = make_run(
+        logging={"trackers": ["tensorboard"], "pictures": 2},
+        train={"max_iters": 2, "log_interval": 1},
+    )
+    train(config)
+    out_dir = Path(config.system.out_dir)
+    events = EventAccumulator(str(out_dir / "tensorboard"))
+    events.Reload()
+    logged = {e.step: e.value for e in events.Scalars("train/loss/wave")}
+    told = {x["step"]: x["loss/wave"] for x in lines(config) if x["split"] == "train"}
+    assert logged == pytest.approx(told)
+    names = {f"val_{m}_{i}" for m in ("wave", "word") for i in (1, 2)}
+    assert set(events.Tags()["images"]) == names
+    files = {f"{name}_step-{step:08d}.png" for name in names for step in (0, 2)}
+    assert {path.name for path in (out_dir / "pictures").iterdir()} == files
+
+
+@pytest.mark.slow
+def test_energy_is_measured_and_added_up_over_a_resume(make_run: MakeRun) -> None:
+    pytest.importorskip("codecarbon")
+    found = []
+    for plan in ({"max_iters": 1}, {"max_iters": 2, "init_from": "resume"}):
+        config = make_run(logging={"log_emissions": True}, train=plan)
+        train(config)
+        path = Path(config.system.out_dir) / "emissions.json"
+        found.append(json.loads(path.read_text()))
+    assert 0 < found[0]["energy_kwh"] < found[1]["energy_kwh"]
+    assert "co2_kg" not in found[0], "nobody said in which country"
+
+
+def test_secrets_come_from_dotenv_and_stay_there(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text(
+        "# mine\nexport WANDB_API_KEY='k3y-of-wandb'\nHF_TOKEN=t0ken-of-hub # here\nPATH=/evil\n"
+    )
+    monkeypatch.setenv("HF_TOKEN", "already set")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    path = os.environ["PATH"]
+    read_dotenv(tmp_path)
+    assert os.environ["WANDB_API_KEY"] == "k3y-of-wandb", "what monkeypatch takes away again"
+    assert os.environ["HF_TOKEN"] == "already set" and os.environ["PATH"] == path
+    config = make_run(train={"max_iters": 1})
+    train(config)
+    written = [p for p in Path(config.system.out_dir).rglob("*") if p.is_file()]
+    assert len(written) > 4
+    for file in written:
+        assert b"k3y-of-wandb" not in file.read_bytes(), file
 
 
 def test_the_summary_tells_bad_and_cropped_records(

@@ -18,7 +18,15 @@ from lom_core.builtin.parts import (
     ZScore,
 )
 from lom_core.builtin.tokenisers import Category, OneLabel, OneNumber, Ready, Scalar
-from lom_core.builtin.training import AnyOrder, Masked, NextToken, Prefix, Wandb
+from lom_core.builtin.training import (
+    AnyOrder,
+    Codecarbon,
+    Masked,
+    NextToken,
+    Prefix,
+    Tensorboard,
+    Wandb,
+)
 from lom_core.component import Component
 from lom_core.hookspecs import hookimpl
 from lom_core.modality import ModalityConfig
@@ -36,6 +44,8 @@ def lom_register(register: Callable[[type[Component]], None]) -> None:
         *(PythonDataset, Crossmatch, Concat, Table, Hub),
         *(NextToken, Masked, AnyOrder, Prefix),
         Wandb,
+        Tensorboard,
+        Codecarbon,
     ):
         register(cls)
 
@@ -46,6 +56,7 @@ __all__ = [
     "Arcsinh",
     "Categorical",
     "Category",
+    "Codecarbon",
     "Concat",
     "Crossmatch",
     "Fourier",
@@ -63,6 +74,7 @@ __all__ = [
     "Ready",
     "Scalar",
     "Table",
+    "Tensorboard",
     "Wandb",
     "ZScore",
     "lom_register",

@@ -89,3 +89,27 @@ class Wandb(Tracker, kind="wandb"):
         from lom_core.trackers import WandbLogger
 
         return WandbLogger(self, out_dir, config, run_id)
+
+
+class Tensorboard(Tracker, kind="tensorboard"):
+    """TensorBoard's event files, below the run's folder."""
+
+    def build(self, out_dir: str, config: Mapping[str, Any], run_id: str | None) -> Logger:
+        from lom_core.trackers import TensorboardLogger
+
+        return TensorboardLogger(out_dir)
+
+
+class Codecarbon(Tracker, kind="codecarbon"):
+    """Energy, and the CO2 that it stands for, measured by CodeCarbon without the network.
+
+    Args:
+        country: ISO code of three letters (``GBR``); without one only the energy is told.
+    """
+
+    country: str = Field(default="", pattern="^([A-Z]{3})?$")
+
+    def build(self, out_dir: str, config: Mapping[str, Any], run_id: str | None) -> Logger:
+        from lom_core.trackers import CodecarbonLogger
+
+        return CodecarbonLogger(self, out_dir)

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from lom_core import __version__
 from lom_core.cli import config, data, doctor, evaluate, plugins, report, train
+from lom_core.dotenv import read_dotenv
 from lom_core.errors import LomError
 from lom_core.plugins import PLUGINS, installed_plugins
 
@@ -67,6 +68,7 @@ Version = Annotated[
 
 def _root(version: Version = False) -> None:
     """Train and use transformers on scientific observations of every kind."""
+    read_dotenv()
 
 
 def _add_plugin_commands(app: typer.Typer) -> None:
