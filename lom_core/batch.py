@@ -158,6 +158,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its spans on a device; offsets stay on the CPU."""
+        if self.bos.device == torch.device(device):
+            return self
         return replace(
             self,
             bos=self.bos.to(device, non_blocking=True),

@@ -258,17 +258,20 @@ def train_step(
     # Whether a rank was asked to stop travels along: all of them do so after the same step.
     *total, n_asked = parallel.world.total([*own, float(stop)])
     counts = dict(zip(names, total, strict=True))
+    # Gradients are averaged over ranks, and wanted summed.
+    share = {
+        c.name: c.loss_weight * parallel.world.size / max(counts[c.name], 1e-12)
+        for c in model.registry
+    }
     totals: dict[str, Tensor] = {}
     for i, batch in enumerate(batches):
         with parallel.collecting(last=i == len(batches) - 1):
             with autocast(config.system, model.device):
                 sums = parallel(batch.to(model.device))
-            loss = sum(
-                c.loss_weight * sums[c.name] / max(counts[c.name], 1e-12) for c in model.registry
-            )
+            loss = sum(share[name] * sums[name] for name in names)
             assert isinstance(loss, Tensor)  # a registry is never empty
-            # Gradients are averaged over ranks, and wanted summed.
-            update.backward(loss * parallel.world.size)
-        totals = {name: totals.get(name, 0) + s.detach() for name, s in sums.items()}
+            update.backward(loss)
+        for name, value in sums.items():
+            totals[name] = totals[name] + value.detach() if i else value.detach()
     norm = update.apply(model, config.optimizer, rate)
     return Step(batches, totals, counts, norm, n_asked > 0)
