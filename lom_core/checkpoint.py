@@ -34,6 +34,7 @@ from lom_core.tensors import TensorFiles, file_hash
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model", "optimizer", "state.json"
+EXPORTED = "config.json"  # stands for STATE where a model was given away without its optimiser
 
 
 def root_of(out_dir: Path) -> Path:
@@ -51,16 +52,21 @@ def find(path: str | Path, prefer: str = "best") -> Path:
         CheckpointError: there is none; says what was looked for.
     """
     path = Path(path)
-    if (path / STATE).is_file():
+    if is_one(path):
         return path
     for root in (root_of(path), path):
         for name in (prefer, "latest", "best"):
             target = root / (pointed(root / name) or " ")
-            if (target / STATE).is_file():
+            if is_one(target):
                 return target
     raise CheckpointError(
         f"no checkpoint at {path}; give a run's out_dir or one of its checkpoints/step-*"
     )
+
+
+def is_one(path: Path) -> bool:
+    """Is this folder a checkpoint, or an exported model?"""
+    return (path / STATE).is_file() or (path / EXPORTED).is_file()
 
 
 def pointed(path: Path) -> str | None:
@@ -76,7 +82,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         CheckpointError: it is damaged, or of a format that this version cannot read.
     """
     try:
-        state = json.loads((checkpoint / STATE).read_text(encoding="utf8"))
+        name = STATE if (checkpoint / STATE).is_file() else EXPORTED
+        state = json.loads((checkpoint / name).read_text(encoding="utf8"))
         if state["format"] != FORMAT:
             raise CheckpointError(
                 f"{checkpoint} has format {state['format']}, this version reads {FORMAT}"

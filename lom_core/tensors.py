@@ -58,6 +58,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], begins: Mapping[str, int]) 
     }
     sharded = {SHARDING: json.dumps(offsets)} if any(begins.values()) else {}
     save_file(dict(tensors), path, metadata={"format": "pt", **sharded})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # it writes for the owner alone
     return file_hash(path)
 
 

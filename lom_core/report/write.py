@@ -21,6 +21,7 @@ from lom_core.evaluate import (
     validation_readers,
 )
 from lom_core.model import Lom
+from lom_core.monitor import errors
 from lom_core.pictures import draw_png, png
 from lom_core.report.curves import draw_curves, read_metrics
 
@@ -107,9 +108,10 @@ def _numbers(metrics: Metrics) -> str:
             f"<td{' class=best' if v == best else ''}>{'' if v is None else f'{v:.4f}'}</td>"
             for v in values
         )
-        rows.append(f"<tr><th>{_e(name)}</th>{cells}</tr>")
+        rows.append(f"<tr><th>{_e(name)}</th>{cells}<td>{_e(errors(metrics, name))}</td></tr>")
     return (
-        f"<table><thead><tr><th>mean loss, model units</th>{head}</tr></thead>"
+        f"<table><thead><tr><th>mean loss, model units</th>{head}<th>in physical units</th></tr>"
+        "</thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 

@@ -1,0 +1,94 @@
+"""A model to give away: one folder with weights, config and card, that loads as a checkpoint does.
+
+folder/model.safetensors    weights and fitted scales, whole
+folder/config.json          run config, plugin lock, metrics, a hash of the weights
+folder/README.md            the model card
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from lom_core import tensors
+from lom_core.card import card
+from lom_core.checkpoint import EXPORTED, FORMAT, MODEL, find, read_state, stored
+from lom_core.errors import CheckpointError
+
+# Of a checkpoint's state, what says what the model is and how good; not where the run stood.
+KEPT = ("config", "lock", "metrics", "step", "tokens")
+
+
+def export(path: str | Path, folder: str | Path) -> Path:
+    """Write the best checkpoint of a run, or the one given, as a folder of its own.
+
+    Errors:
+        CheckpointError: there is none, it is damaged, the folder has something else in it or
+            cannot be written.
+    """
+    checkpoint, folder = find(path), Path(folder)
+    state = read_state(checkpoint)
+    if folder.exists() and any(folder.iterdir()) and not (folder / EXPORTED).exists():
+        raise CheckpointError(f"{folder} is not empty and holds no exported model; name another")
+    kept: dict[str, Any] = {"format": FORMAT, **{key: state[key] for key in KEPT if key in state}}
+    weights = dict(stored(checkpoint, MODEL))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{MODEL}.safetensors"
+        kept["files"] = {name: tensors.write(folder / name, weights, {})}
+        (folder / EXPORTED).write_text(json.dumps(kept, indent=1), encoding="utf8")
+        (folder / "README.md").write_text(card(kept, checkpoint), encoding="utf8")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {folder}: {error}") from error
+    return folder
+
+
+def push(path: str | Path, repository: str, private: bool = False) -> str:
+    """Export to the Hugging Face hub; the address of the model there.
+
+    Errors:
+        CheckpointError: as :func:`export`; the hub refuses, or cannot be reached.
+    """
+    hub = _hub()
+    with tempfile.TemporaryDirectory() as work:
+        folder = export(path, Path(work) / "model")
+        try:
+            address = hub.create_repo(repository, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=repository, folder_path=str(folder))
+        except (OSError, ValueError) as error:  # HfHubHTTPError, HFValidationError are among them
+            raise CheckpointError(f"cannot push to {repository}: {_first(error)}") from error
+    return str(address)
+
+
+def pull(repository: str, folder: str | Path) -> Path:
+    """Get an exported model from the hub: its weights, config and card, and nothing else.
+
+    Errors:
+        CheckpointError: it cannot be reached, or is no model of ours.
+    """
+    try:
+        _hub().snapshot_download(
+            repository,
+            local_dir=str(folder),
+            allow_patterns=[f"{MODEL}.safetensors", EXPORTED, "README.md"],
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot pull {repository}: {_first(error)}") from error
+    read_state(find(folder))  # whole, and of our format
+    return Path(folder)
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise CheckpointError("the hub needs `pip install lom-core[hub]`") from None
+    return huggingface_hub
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
