@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -41,7 +42,9 @@ class Monitor:
         self.config, self.out_dir, self.main = config, out_dir, main
         self.first, self.max_iters = progress.step, progress.max_iters
         self.run_ids = dict(progress.run_ids)
-        self.console = Console(stderr=False, highlight=False, quiet=not main)
+        self.console = Console(highlight=False, quiet=not main)
+        if not self.console.is_terminal and "COLUMNS" not in os.environ:
+            self.console.width = 160  # in a pipe rich assumes 80
         self.began = time.perf_counter()
         self.noted: dict[str, Tally] = {}
         self.trackers: dict[str, Logger] = {}
