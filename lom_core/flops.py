@@ -78,13 +78,14 @@ def slots_and_pairs(batch: Batch) -> tuple[int, int]:
 
 
 def costs_of(model: Lom) -> Costs:
-    """What each slot, pair and token costs; layers that do not learn have no gradient to compute."""
+    """What each slot, pair and token costs; what does not learn needs no gradient."""
     parts = {name: model.part(name) for name in model.registry.names()}
     known = {n: _linear(p.embed, False) + _linear(p.place, False) for n, p in parts.items()}
     question = {n: _linear(p.ask, False) if p.ask is not None else 0 for n, p in parts.items()}
     learns = any(
-        p.requires_grad for n, p in model.named_parameters() if not n.startswith("body.")
-        and ".head." not in n
+        p.requires_grad
+        for n, p in model.named_parameters()
+        if not n.startswith("body.") and ".head." not in n
     )
     slot = pair = 0
     for block in model.body.blocks:

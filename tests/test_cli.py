@@ -224,6 +224,31 @@ def test_a_plugin_whose_commands_fail_leaves_the_others(
     )
 
 
+# -------------------------------------------------------------------------------- estimate
+
+
+def test_estimate_shows_what_a_run_needs() -> None:
+    shown = lom("estimate", "run.yaml", "--steps=3", "--processes=4", "max_iters=50")
+    assert shown.code == 0 and "\x1b" not in shown.out
+    for title in ("Parameters", "Tokens per record", "Memory of each of 4 processes", "The run"):
+        assert title in shown.out
+    assert re.search(r"^ zero2 +[\d.]+ KiB", shown.out, re.MULTILINE)
+    assert "50 steps" in shown.out and "estimated" in shown.out and "training" in shown.out
+    assert not Path("out").exists()
+
+
+def test_estimate_as_json_and_without_a_probe() -> None:
+    shown = json.loads(lom("estimate", "run.yaml", "--steps", "0", "--json", "n_embd=32").out)
+    assert shown["probe"] is None and shown["processes"] == 8
+    assert set(shown["memory"]) == {"ddp", "zero1", "zero2", "fsdp", "fsdp, cpu_offload"}
+    assert "training alone" not in lom("estimate", "run.yaml", "--steps=0").out
+
+
+def test_estimate_of_a_wrong_run_is_one_line() -> None:
+    shown = lom("estimate", "run.yaml", "n_embed=3")
+    assert shown.code == 2 and shown.err.count("\n") == 1 and "n_embd" in shown.err
+
+
 # -------------------------------------------------------------------------- plugins and doctor
 
 
