@@ -10,8 +10,9 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,11 @@ from lom_core.device import pick_device
 from lom_core.distributed import Parallel
 from lom_core.evaluate import evaluate, validation_readers
 from lom_core.flops import peak_flops, step_flops
-from lom_core.loader import Loader, sample_tokens
+from lom_core.loader import Loader
 from lom_core.memory import Activations, Share, Sizes, activations, fake_model, shares, sizes_of
 from lom_core.model import Lom, layouts
-from lom_core.optim import Update, make_optimizer
+from lom_core.optim import Update
+from lom_core.start import start, steps_of
 from lom_core.train import train_step
 
 RECORDS = 200  # that are read at least
@@ -101,17 +103,26 @@ class Probe:
 
 @dataclass(frozen=True)
 class Estimate:
-    """All of it; the memory of each of ``processes`` processes by strategy."""
+    """All of it.
+
+    Args:
+        steps: of the run. rows_per_step, flops: of a step.
+        memory: of each of ``processes`` processes by strategy, without activations.
+        single: bytes of one process alone, as the run is set, with activations.
+        available: bytes of the device.
+        time: seconds of a step, all steps, all evaluations and the run.
+    """
 
     sizes: Sizes
     reading: Reading
+    steps: int
     rows_per_step: int
     flops: float
     activations: Activations
     processes: int
     memory: dict[str, Share]
-    single: int  # bytes of one process alone, activations included
-    available: int | None  # bytes of the device
+    single: int
+    available: int | None
     probe: Probe | None = None
     time: dict[str, float] = field(default_factory=dict)
 
@@ -138,27 +149,29 @@ def estimate(config: RunConfig, processes: int = 8, steps: int = 10) -> Estimate
     reading, taken = read(reader, config, max(steps, 1))
 
     model = fake_model(config)
-    sizes = sizes_of(model)
+    sizes = sizes_of(model, config)
     batches = [batch for rows in taken for batch in _batches(rows, config)]
     flops = sum(step_flops(model, batch) for batch in batches) / len(taken)
     saved = activations(model, config, batches[0])
-    single = shares(sizes, 1)["ddp"].total + saved.whole + saved.working
+    kept = saved.checkpointed if config.system.activation_checkpointing else saved.whole
+    epochs, n_steps = config.train.epochs, config.train.max_iters
     device = pick_device(config.system)
     found = Estimate(
         sizes=sizes,
         reading=reading,
+        steps=steps_of(epochs, reader, config) if epochs else n_steps,
         rows_per_step=data.batch_size * data.gradient_accumulation_steps,
         flops=flops,
         activations=saved,
         processes=processes,
         memory=shares(sizes, processes),
-        single=single,
+        single=shares(sizes, 1)["ddp"].total + kept + saved.working,
         available=_available(device),
     )
     if not steps:
         return found
     result = probe(reader, validation, config, taken, flops, device)
-    return Estimate(**{**vars(found), "probe": result, "time": expected(config, reading, result)})
+    return replace(found, probe=result, time=expected(config, found.steps, reading, result))
 
 
 # ------------------------------------------------------------------------------------ the loader
@@ -235,18 +248,16 @@ def probe(
     device: torch.device,
 ) -> Probe:
     """Real steps on rows that are read already, then a few batches of each validation set."""
-    dtype = getattr(torch, config.system.dtype)
-    peak = peak_flops(device, dtype)
-    torch.manual_seed(config.train.seed)
-    samples = sample_tokens(reader, config.data.fit_records, config.train.seed)
+    peak = peak_flops(device, getattr(torch, config.system.dtype.removeprefix("pure_")))
+    alone = {
+        "train": config.train.model_copy(update={"init_from": "scratch", "epochs": 0}),
+        "system": config.system.model_copy(update={"cpu_offload": False}),
+    }
     gauge = _Gauge(device)
-    model = Lom(config.registry, config.model)
-    model.fit_scales(samples)
-    model.to(device)
-    if config.system.compile:
-        model.body.compile()
-    update = Update(make_optimizer(model, config.optimizer), device, config.system.dtype)
-    parallel = Parallel(model)
+    with TemporaryDirectory() as folder:  # which stays empty
+        begun = start(config.model_copy(update=alone), reader, device, Path(folder))
+    model, parallel = begun.model, Parallel(begun.model)
+    update = Update(begun.optimizers, model.device, config.system.dtype)
     seconds: list[float] = []
     for rows in taken:
         began = time.perf_counter()
@@ -283,18 +294,22 @@ def _evaluation(model: Lom, reader: Reader, config: RunConfig) -> float:
     return seconds * max(1.0, min(share, limit / few) if limit else share)
 
 
-def expected(config: RunConfig, reading: Reading, probe: Probe) -> dict[str, float]:
+def expected(config: RunConfig, steps: int, reading: Reading, probe: Probe) -> dict[str, float]:
     """Seconds of the whole run on this machine, and what they are made of.
 
     Workers read while the device computes; without workers one waits for the other.
     """
-    plan = config.train
     both = (probe.seconds, reading.seconds)
     step = max(both) if config.data.num_workers else sum(both)
-    n_evaluations = 1 + -(-plan.max_iters // plan.eval_interval)
-    steps = plan.max_iters * step + max(0.0, probe.first - probe.seconds)
+    n_evaluations = 1 + -(-steps // config.train.eval_interval)
+    of_steps = steps * step + max(0.0, probe.first - probe.seconds)
     evaluations = n_evaluations * probe.evaluation
-    return {"step": step, "steps": steps, "evaluations": evaluations, "run": steps + evaluations}
+    return {
+        "step": step,
+        "steps": of_steps,
+        "evaluations": evaluations,
+        "run": of_steps + evaluations,
+    }
 
 
 # ------------------------------------------------------------------------------------ the memory

@@ -1,14 +1,15 @@
 """Memory that training needs, worked out before anything is allocated.
 
-Weights, gradients and AdamW's two moments are float32: 4 + 4 + 8 bytes a parameter. How N
-processes share them is the strategy (ZeRO: Rajbhandari et al. 2020). Activations are what autograd
-keeps between forward and backward, counted in a forward pass of tensors that have shapes and no
-data: exact for what is kept, but for kernels of another device and what torch.compile fuses.
+Weights, gradients and AdamW's two moments take 4 + 4 + 8 bytes a parameter in float32. How N
+processes share them is the strategy (ZeRO: Rajbhandari et al. 2020), as FSDP2 does it. Activations
+are what autograd keeps between forward and backward, counted in a forward pass of tensors that have
+shapes and no data: exact for what is kept, but for kernels of another device and what torch.compile
+fuses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -21,24 +22,27 @@ from lom_core.batch import Batch, Span
 from lom_core.config import RunConfig
 from lom_core.device import autocast
 from lom_core.model import Lom
-
-FLOAT = 4  # bytes
+from lom_core.optim import freeze, make_optimizers
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of parameters.
+    """How large a model is.
 
     Args:
-        total: all of them. learning: those with a gradient.
-        unit: the most that FSDP gathers at once: of a block, or of all that is no block.
-        parts: of the body, of each modality, and of what opens each observation.
+        parameters: number of all; learning: of those with a gradient; parts: of the body, of each
+            modality, and of what opens each observation.
+        weights, gradients, moments: bytes of all.
+        unit: bytes of the most that FSDP gathers at once: a block, or all that is no block.
     """
 
-    total: int
+    parameters: int
     learning: int
-    unit: int
     parts: dict[str, int]
+    weights: int
+    gradients: int
+    moments: int
+    unit: int
 
 
 @dataclass(frozen=True)
@@ -71,44 +75,59 @@ class Share:
 
 
 def shares(sizes: Sizes, processes: int) -> dict[str, Share]:
-    """What each of N processes keeps, by strategy.
+    """What each of N processes keeps at most, by strategy.
 
-    ``ddp`` keeps all of it, ``zero1`` a share of the moments, ``zero2`` of the gradients too,
-    ``fsdp`` (ZeRO-3) of the parameters too, beside the unit in use and the next one, gathered.
-    With ``cpu_offload`` only those two are on the device.
+    ``ddp`` keeps all of it. The others own an N-th, beside which ``zero1`` gathers all weights and
+    all gradients for a step, ``zero2`` all weights but the gradients of one unit, ``fsdp`` (ZeRO-3)
+    the weights of the unit in use and of the next. With ``cpu_offload`` only what is gathered is on
+    the device. Alone, a process keeps all of it in any strategy.
     """
-
-    def one(n: int) -> int:
-        return -(-n // processes)
-
-    p, g, m = FLOAT * sizes.total, FLOAT * sizes.learning, 2 * FLOAT * sizes.learning
-    gathered = min(2 * FLOAT * sizes.unit, p)
+    w, g, m, unit = sizes.weights, sizes.gradients, sizes.moments, sizes.unit
+    if processes == 1:
+        return dict.fromkeys(("ddp", "zero1", "zero2", "fsdp"), Share(w, g, m))
+    own_w, own_g, own_m = (-(-n // processes) for n in (w, g, m))
     return {
-        "ddp": Share(p, g, m),
-        "zero1": Share(p, g, one(m)),
-        "zero2": Share(p, one(g), one(m)),
-        "fsdp": Share(min(one(p) + gathered, p), one(g), one(m)),
-        "fsdp, cpu_offload": Share(gathered, 0, 0),
+        "ddp": Share(w, g, m),
+        "zero1": Share(own_w + w, own_g + g, own_m),
+        "zero2": Share(own_w + w, own_g + unit, own_m),
+        "fsdp": Share(own_w + 2 * unit, own_g + unit, own_m),
+        "fsdp, cpu_offload": Share(2 * unit, unit, 0),
     }
 
 
 def fake_model(config: RunConfig) -> Lom:
     """The run's model without a single weight: shapes only, of any size on any machine."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return Lom(config.registry, config.model)
+        model = Lom(config.registry, config.model)
+        freeze(model, config.optimizer)
+        if config.system.dtype == "pure_bfloat16":  # as `place` does, which fakes do not survive
+            model.body.dtype = torch.bfloat16
+            for module in model.body.modules():
+                for name, p in module.named_parameters(recurse=False):
+                    setattr(module, name, nn.Parameter(p.to(torch.bfloat16), p.requires_grad))
+    return model
 
 
-def sizes_of(model: Lom) -> Sizes:
-    """Parameters of a model, fake or real."""
-    total = _count(model)
-    blocks = [_count(block) for block in model.body.blocks]
+def sizes_of(model: Lom, config: RunConfig) -> Sizes:
+    """Sizes of a placed model, fake or real."""
+    blocks = [_bytes(block.parameters()) for block in model.body.blocks]
     parts = model.n_parameters()
     named = {name.removesuffix(" parts"): n for name, n in parts.items()}
+    total = sum(p.numel() for p in model.parameters())
+    learning = [p for p in model.parameters() if p.requires_grad]
+    weights = _bytes(model.parameters())
+    moments = 0
+    for optimizer in make_optimizers(model, config.optimizer):
+        n_moments = 1 if isinstance(optimizer, torch.optim.Muon) else 2
+        moments += n_moments * sum(_bytes(group["params"]) for group in optimizer.param_groups)
     return Sizes(
-        total=total,
-        learning=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        unit=max([*blocks, total - sum(blocks)]),
+        parameters=total,
+        learning=sum(p.numel() for p in learning),
         parts={**named, "start of an observation": total - sum(parts.values())},
+        weights=weights,
+        gradients=_bytes(learning),
+        moments=moments,
+        unit=max([*blocks, weights - sum(blocks)]),
     )
 
 
@@ -124,7 +143,7 @@ def activations(model: Lom, config: RunConfig, batch: Batch) -> Activations:
         losses = model(_fake(batch, mode.from_tensor))
     del losses
     n_layer = len(model.body.blocks)
-    inputs = n_layer * batch.n_slots * config.model.n_embd * FLOAT
+    inputs = n_layer * batch.n_slots * config.model.n_embd * model.body.dtype.itemsize
     block = kept["body"] // n_layer
     whole = kept["else"] + kept["body"]
     return Activations(whole, min(whole, kept["else"] + inputs + block), working=block)
@@ -172,5 +191,5 @@ def _fake(batch: Batch, fake: Callable[[Tensor], Tensor]) -> Batch:
     return replace(batch, spans=spans, bos=fake(batch.bos))
 
 
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _bytes(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() * p.element_size() for p in parameters)

@@ -21,11 +21,13 @@ from lom_core.cli.estimate import verdict
 from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally
 from lom_core.device import autocast
+from lom_core.distributed import World, place
 from lom_core.errors import TooManyBadRecords
 from lom_core.estimate import Estimate, Probe, Reading, Tokens, estimate, expected, read
 from lom_core.evaluate import validation_readers
 from lom_core.loader import Loader
 from lom_core.model import Lom, layouts
+from lom_core.start import start
 from lom_core.train import train
 
 MakeRun = Callable[..., RunConfig]
@@ -78,7 +80,7 @@ def test_bad_records_shorten_the_epoch_and_too_many_are_an_error(make_run: MakeR
 
 
 @pytest.mark.parametrize("objective", ["next_token", {"kind": "masked", "ratio": 0.4}])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "pure_bfloat16"])
 def test_activations_without_data_are_those_of_a_real_pass(
     make_run: MakeRun, objective: Any, dtype: str
 ) -> None:
@@ -88,7 +90,8 @@ def test_activations_without_data_are_those_of_a_real_pass(
     rows = next(iter(Loader(reader_of(config), config.data, 0)))
     batch = config.objective.prepare(rows, layouts(config.registry))
     found = memory.activations(memory.fake_model(config), config, batch)
-    model, seen, whole = Lom(config.registry, config.model), set(), 0
+    model, whole = Lom(config.registry, config.model), 0
+    place(model, config.system, World(), torch.device("cpu"))
     seen = {p.data_ptr() for p in model.parameters()}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -107,26 +110,46 @@ def test_activations_without_data_are_those_of_a_real_pass(
 
 
 def test_strategies_keep_less_and_less() -> None:
-    sizes = memory.Sizes(total=1000, learning=800, unit=50, parts={})
+    sizes = memory.Sizes(1000, 800, {}, weights=4000, gradients=3200, moments=6400, unit=200)
     alone, many = memory.shares(sizes, 1), memory.shares(sizes, 4)
-    assert {alone[s] for s in ("ddp", "zero1", "zero2", "fsdp")} == {memory.Share(4000, 3200, 6400)}
-    assert many["ddp"] == alone["ddp"]
-    assert many["zero1"] == memory.Share(4000, 3200, 1600)
-    assert many["zero2"] == memory.Share(4000, 800, 1600)
-    assert many["fsdp"] == memory.Share(1000 + 400, 800, 1600)  # two units of 50, gathered
-    assert many["fsdp, cpu_offload"] == memory.Share(400, 0, 0)
+    assert set(alone.values()) == {memory.Share(4000, 3200, 6400)}
+    assert many["ddp"] == memory.Share(4000, 3200, 6400)
+    assert many["zero1"] == memory.Share(1000 + 4000, 800 + 3200, 1600)
+    assert many["zero2"] == memory.Share(1000 + 4000, 800 + 200, 1600)
+    assert many["fsdp"] == memory.Share(1000 + 400, 800 + 200, 1600)
+    assert many["fsdp, cpu_offload"] == memory.Share(400, 200, 0)
     totals = [share.total for share in many.values()]
     assert totals == sorted(totals, reverse=True)
 
 
-def test_sizes_are_those_of_the_model(make_run: MakeRun) -> None:
-    config = make_run()
-    model = Lom(config.registry, config.model)
-    sizes = memory.sizes_of(memory.fake_model(config))
-    assert sizes == memory.sizes_of(model)
-    assert sizes.total == sum(sizes.parts.values()) == sum(p.numel() for p in model.parameters())
-    model.part("wave").requires_grad_(False)
-    assert memory.sizes_of(model).learning == sizes.total - sizes.parts["wave"]
+@pytest.mark.parametrize(
+    ("optimizer", "dtype", "moments"),
+    [
+        ({}, "bfloat16", lambda body, rest: 8 * (body + rest)),
+        ({}, "pure_bfloat16", lambda body, rest: 4 * body + 8 * rest),
+        ({"freeze": ["body"]}, "float32", lambda body, rest: 8 * rest),
+    ],
+)
+def test_sizes_are_those_of_what_training_starts_with(
+    make_run: MakeRun, tmp_path: Path, optimizer: dict[str, Any], dtype: str, moments: Any
+) -> None:
+    config = make_run(optimizer=optimizer, system={"dtype": dtype})
+    begun = start(config, reader_of(config), torch.device("cpu"), tmp_path / "none")
+    sizes = memory.sizes_of(memory.fake_model(config), config)
+    assert sizes == memory.sizes_of(begun.model, config)
+    parameters = list(begun.model.parameters())
+    assert sizes.parameters == sum(sizes.parts.values()) == sum(p.numel() for p in parameters)
+    assert sizes.learning == sum(p.numel() for p in parameters if p.requires_grad)
+    body = sizes.parts["body"]
+    assert sizes.moments == moments(body, sizes.parameters - body)
+
+
+def test_muon_keeps_one_moment_of_the_matrices(make_run: MakeRun) -> None:
+    config = make_run(optimizer={"algorithm": "muon"})
+    model = memory.fake_model(config)
+    matrices = sum(p.numel() for p in model.body.parameters() if p.ndim == 2)
+    sizes = memory.sizes_of(model, config)
+    assert sizes.moments == 8 * sizes.parameters - 4 * matrices
 
 
 @pytest.mark.slow
@@ -179,6 +202,12 @@ def test_the_flops_of_a_step_are_those_of_all_its_batches(make_run: MakeRun) -> 
     assert one.probe is None and not one.time
 
 
+def test_epochs_are_counted_in_steps(make_run: MakeRun) -> None:
+    found = estimate(make_run(train={"epochs": 5}), steps=0)
+    assert found.reading.epoch
+    assert found.steps == pytest.approx(5 * found.reading.epoch, rel=0.2)
+
+
 def test_the_probe_makes_real_steps(make_run: MakeRun) -> None:
     found = estimate(make_run(data={"num_workers": 1}), steps=4)
     assert found.probe is not None and found.probe.steps == 4 and found.probe.device == "cpu"
@@ -189,11 +218,11 @@ def test_the_probe_makes_real_steps(make_run: MakeRun) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_expected_time(make_run: MakeRun, workers: int) -> None:
-    config = make_run(data={"num_workers": workers}, train={"max_iters": 100, "eval_interval": 30})
+    config = make_run(data={"num_workers": workers}, train={"eval_interval": 30})
     tokens = Tokens(1, 1.0, 1, 1.0, 1)
     reading = Reading(1, tokens, {}, 1.0, 1.0, 1.0, 1.0, Tally(), seconds=0.5, epoch=None)
     probe = Probe("cpu", 10, 3.0, 2.0, 1e9, 0.5, None, evaluation=7.0)
-    found = expected(config, reading, probe)
+    found = expected(config, 100, reading, probe)
     step = 2.0 if workers else 2.5
     assert found["step"] == step and found["steps"] == 100 * step + 1.0
     assert found["evaluations"] == 5 * 7.0  # before the first step, at 30, 60, 90 and at the end
@@ -235,7 +264,7 @@ def test_durations(seconds: float, told: str) -> None:
 def test_a_model_that_fits_nowhere_is_estimated_too(make_run: MakeRun) -> None:
     model = {"n_layer": 80, "n_head": 64, "n_embd": 8192}
     found: Estimate = estimate(make_run(model=model), processes=512, steps=0)
-    assert found.sizes.total > 60e9
+    assert found.sizes.parameters > 60e9
     whole, sharded = found.memory["ddp"].total, found.memory["fsdp"].total
-    assert whole == 16 * found.sizes.total and sharded < whole / 50
+    assert whole == 16 * found.sizes.parameters and sharded < whole / 50
     assert np.isfinite(found.flops)

@@ -23,7 +23,6 @@ from lom_core.runfile import load_run
 GIB = 1024**3
 FILES, SHARED, DISK = 1024, 1 * GIB, 10 * GIB  # less than these deserves a warning
 FILES_OF_WORKER = 64  # pipes, and files of the data set
-MOMENTS = 3  # a checkpoint has a parameter and its two moments: 12 bytes each
 
 MaybeRun = Annotated[
     Path | None,
@@ -201,11 +200,12 @@ def limits(config: RunConfig | None = None) -> Iterator[Check]:
         return
     out_dir = Path(config.system.out_dir)
     folder = next(p for p in (out_dir, *out_dir.absolute().parents) if p.is_dir())
-    from lom_core.memory import FLOAT, fake_model, sizes_of
+    from lom_core.memory import fake_model, sizes_of
 
-    one = FLOAT * MOMENTS * sizes_of(fake_model(config)).total
-    # Kept: one each interval, the latest and the best; and the one that is being written.
-    kept = config.train.max_iters // config.train.checkpoint_interval + 3
+    sizes = sizes_of(fake_model(config), config)
+    one, plan = sizes.weights + sizes.moments, config.train
+    saved = [] if plan.epochs else [n for n in range(1, plan.max_iters + 1) if plan.saves(n)]
+    kept = len(plan.staying(saved)) + 3  # the latest and the best; one that is being written
     told = f"up to {kept} checkpoints of {size(one)}"
     yield _space(f"disk at {out_dir}", folder, one * kept, advice, told)
 

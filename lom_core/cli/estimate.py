@@ -69,9 +69,10 @@ def estimate(
 
 def show_parameters(found: Estimate) -> None:
     rows = [
-        [name, f"{n:,}", f"{n / found.sizes.total:.1%}"] for name, n in found.sizes.parts.items()
+        [name, f"{n:,}", f"{n / found.sizes.parameters:.1%}"]
+        for name, n in found.sizes.parts.items()
     ]
-    rows.append(["all", f"{found.sizes.total:,}", "100.0%"])
+    rows.append(["all", f"{found.sizes.parameters:,}", "100.0%"])
     print_table(["part of the model", "parameters", "share"], rows, title="Parameters")
 
 
@@ -116,7 +117,7 @@ def show_memory(found: Estimate) -> None:
         ]
         for name, share in found.memory.items()
     ]
-    columns = ["strategy", "parameters", "gradients", "AdamW", "total", "checkpointed"]
+    columns = ["strategy", "parameters", "gradients", "moments", "total", "checkpointed"]
     title = f"Memory of each of {found.processes} processes (an estimate)"
     print_table(columns, rows, title=title)
     saved = [size(n + kept.working) for n in (kept.whole, kept.checkpointed)]
@@ -134,18 +135,18 @@ def show_memory(found: Estimate) -> None:
 
 def show_run(config: RunConfig, found: Estimate) -> None:
     """A step, an epoch, the run, and which of loader and model waits for the other."""
-    reading, probe, plan = found.reading, found.probe, config.train
+    reading, probe = found.reading, found.probe
     facts = {
         "a step": f"{found.rows_per_step} rows, {reading.records_per_step:,.0f} records, "
         f"{reading.tokens_per_step:,.0f} tokens, {_si(found.flops)}FLOP",
-        "an epoch": _epoch(reading, plan.max_iters),
+        "an epoch": _epoch(reading, found.steps),
         "loader alone": f"{_rate(reading.seconds)} with num_workers={config.data.num_workers}",
     }
     if probe:
         facts |= {
             "training alone": f"{_rate(probe.seconds)} on {probe.device}, MFU {probe.mfu:.0%} of "
             f"{_si(probe.peak)}FLOP/s; the first step took {duration(probe.first)}",
-            f"{plan.max_iters:,} steps": duration(found.time["steps"]),
+            f"{found.steps:,} steps": duration(found.time["steps"]),
             "evaluations": f"{duration(found.time['evaluations'])} in all, "
             f"{duration(probe.evaluation)} each",
             "the run": f"{duration(found.time['run'])}, without writing checkpoints",
@@ -171,10 +172,10 @@ def verdict(reading: Reading, probe: Probe, num_workers: int) -> tuple[bool, str
     return False, f"{told}: try num_workers={ceil(num_workers * share * SPARE)}"
 
 
-def _epoch(reading: Reading, max_iters: int) -> str:
+def _epoch(reading: Reading, steps: int) -> str:
     if reading.epoch is None:
         return "of unknown length: the records are a stream"
-    return f"{reading.epoch:,.0f} steps; {max_iters / reading.epoch:,.3g} epochs in the run"
+    return f"{reading.epoch:,.0f} steps; {steps / reading.epoch:,.3g} epochs in the run"
 
 
 def _rate(seconds: float) -> str:
