@@ -32,7 +32,7 @@ from lom_core.optim import Update
 from lom_core.start import start, steps_of
 from lom_core.train import train_step
 
-RECORDS = 200  # that are read at least
+RECORDS, STEPS = 200, 10  # that are read at least: the first rows of a lane are not the usual ones
 READ_SECONDS, PROBE_SECONDS = 20.0, 60.0  # after which a look ends early
 WARM_UP = 2  # first steps, which compile and allocate
 EVAL_BATCHES = 4  # that are timed of each validation set
@@ -146,7 +146,7 @@ def estimate(config: RunConfig, processes: int = 8, steps: int = 10) -> Estimate
     source, validation = validation_readers(config)
     data = config.data
     reader = Reader(source, config.registry, data.block_size, data.shuf, config.objective.leads)
-    reading, taken = read(reader, config, max(steps, 1))
+    reading, taken = read(reader, config, max(steps, STEPS))
 
     model = fake_model(config)
     sizes = sizes_of(model, config)
@@ -170,7 +170,7 @@ def estimate(config: RunConfig, processes: int = 8, steps: int = 10) -> Estimate
     )
     if not steps:
         return found
-    result = probe(reader, validation, config, taken, flops, device)
+    result = probe(reader, validation, config, taken[:steps], flops, device)
     return replace(found, probe=result, time=expected(config, found.steps, reading, result))
 
 

@@ -148,7 +148,7 @@ PEAKS = {
     "RTX 3090": 71,
     "RTX A6000": 154.8,
     "MI300X": 1307,
-    "MI250X": 383,
+    "MI250X": 191.5,  # of each of its two dies, which are devices of their own
 }
 SECONDS = 0.3  # that measuring takes
 
