@@ -30,7 +30,13 @@ def pick_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
 
 def autocast(system: SystemConfig, device: torch.device) -> AbstractContextManager[Any]:
     """The run's precision of matrix products."""
-    if system.dtype == "float32":
+    dtype = products_dtype(system)
+    if dtype == torch.float32:
         return nullcontext()
-    dtype = getattr(torch, system.dtype.removeprefix("pure_"))
     return torch.autocast(device.type, dtype=dtype)
+
+
+def products_dtype(system: SystemConfig) -> torch.dtype:
+    """What matrix products are computed in."""
+    dtype: torch.dtype = getattr(torch, system.dtype.removeprefix("pure_"))
+    return dtype

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lom_core.batch import Batch
 from lom_core.config import DataConfig, SystemConfig
-from lom_core.device import pick_device
+from lom_core.device import pick_device, products_dtype
 from lom_core.errors import ConfigError
 from lom_core.model import Lom
 
@@ -130,7 +130,12 @@ def place(model: Lom, system: SystemConfig, world: World, device: torch.device) 
             model.body.compile()
         return
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
 
     options: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (world.size,)),
@@ -138,10 +143,13 @@ def place(model: Lom, system: SystemConfig, world: World, device: torch.device) 
     }
     if system.cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy()
+    dtype = products_dtype(system)
+    # Weights travel in the precision that products want them in; autocast would cast them after.
+    halved = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     for block in model.body.blocks:
         if system.compile:  # the collectives stay outside of it
             block.compile()
-        fully_shard(block, **options)
+        fully_shard(block, mp_policy=halved, **options)
     fully_shard(model.body.norm, **options)  # weights of one group have one dtype
     fully_shard(model, **options)
     for method in ("assess", "predict"):

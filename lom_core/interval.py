@@ -25,6 +25,7 @@ class Step:
     sums: dict[str, Tensor]
     counts: Mapping[str, float]  # what the answers weigh, over all ranks
     norm: Tensor  # of the whole gradient, before clipping
+    flops: float  # that this rank's batches need
     stop: bool  # a signal asked some rank to
 
 
@@ -39,6 +40,7 @@ class Interval:
         self.norms: list[Tensor] = []
         self.ids: list[list[str]] = []
         self.tokens = self.slots = 0
+        self.flops = 0.0
         self.stop = False
 
     def add(self, step: Step) -> None:
@@ -47,6 +49,7 @@ class Interval:
             self.counts[name] = self.counts.get(name, 0) + step.counts[name]
         self.tokens += sum(batch.n_tokens for batch in step.batches)
         self.slots += sum(batch.n_slots for batch in step.batches)
+        self.flops += step.flops
         self.norms.append(step.norm)
         self.ids.append([i for batch in step.batches for i in batch.ids])
         self.stop = step.stop
@@ -56,12 +59,13 @@ class Interval:
         finite = torch.stack(self.norms).isfinite().tolist()
         return [ids for ids, fine in zip(self.ids, finite, strict=True) if not fine]
 
-    def metrics(self, world: World) -> tuple[Metrics, int]:
+    def metrics(self, world: World, peak: float) -> tuple[Metrics, int]:
         """Mean losses and the last gradient's norm; tokens a second, how full the rows were, the
-        share of the time that the loader was waited for, the largest memory of a process in GiB;
-        and the number of tokens."""
+        share of the time that the loader was waited for, the largest memory of a process in GiB,
+        and the share of the devices' ``peak`` FLOP/s that observations needed (MFU); and the
+        number of tokens."""
         own = [float(value) for value in self.sums.values()]  # every rank runs every modality
-        *sums, tokens, slots = world.total([*own, self.tokens, self.slots])
+        *sums, tokens, slots, flops = world.total([*own, self.tokens, self.slots, self.flops])
         found = {
             f"loss/{name}": value / self.counts[name]
             for name, value in zip(self.sums, sums, strict=True)
@@ -75,6 +79,7 @@ class Interval:
             **found,
             "tokens_per_second": tokens / seconds,
             "fill": tokens / max(slots, 1),
+            "mfu": flops / (seconds * world.size * peak),
             "loader_wait": max(wait for wait, _ in worst),
             "memory_gib": max(memory for _, memory in worst),
         }, int(tokens)

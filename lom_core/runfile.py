@@ -71,9 +71,10 @@ def make_importable(path: Path) -> None:
             sys.path.insert(0, folder)
 
 
-def dump(config: RunConfig) -> str:
-    """The run as YAML with every default filled in; ``load_run`` of it gives the same run."""
-    values = config.model_dump(mode="json")
+def dump(run: RunConfig | Mapping[str, Any]) -> str:
+    """The run as YAML with every default filled in; ``load_run`` of it gives the same run. Or a
+    part of one, as it is."""
+    values = run.model_dump(mode="json") if isinstance(run, RunConfig) else dict(run)
     return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=100))
 
 

@@ -14,10 +14,11 @@ from lom_core import checkpoint
 from lom_core.batch import Row
 from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally
-from lom_core.device import autocast
+from lom_core.device import autocast, products_dtype
 from lom_core.distributed import Parallel, World, is_shared, joined
 from lom_core.errors import ConfigError, TrainingError
 from lom_core.evaluate import Metrics, evaluate, examples, validation_readers
+from lom_core.flops import peak_flops, step_flops
 from lom_core.interval import Interval, Step
 from lom_core.loader import Loader
 from lom_core.monitor import Monitor
@@ -101,6 +102,7 @@ class Run:
         self.model, self.progress = self.begun.model, self.begun.progress
         dtype = self.config.system.dtype
         self.update = Update(self.begun.optimizers, self.model.device, dtype)
+        self.peak = peak_flops(self.model.device, products_dtype(self.config.system))
         if self.progress.scaler:
             self.update.scaler.load_state_dict(self.progress.scaler)
 
@@ -141,7 +143,7 @@ class Run:
                 interval = Interval()
 
     def log(self, interval: Interval, rate: float) -> None:
-        metrics, tokens = interval.metrics(self.world)
+        metrics, tokens = interval.metrics(self.world, self.peak)
         self.progress.tokens += tokens
         weights = {c.name: c.loss_weight for c in self.model.registry}
         metrics["loss"] = sum(w * metrics.get(f"loss/{name}", 0.0) for name, w in weights.items())
@@ -274,4 +276,5 @@ def train_step(
         for name, value in sums.items():
             totals[name] = totals[name] + value.detach() if i else value.detach()
     norm = update.apply(model, config.optimizer, rate)
-    return Step(batches, totals, counts, norm, n_asked > 0)
+    flops = sum(step_flops(model, batch) for batch in batches)
+    return Step(batches, totals, counts, norm, flops, n_asked > 0)

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import typer
 import typer.main
 from typer.testing import CliRunner
 
-from lom_core.cli import build, doctor
+from lom_core.cli import build, doctor, meet
 from lom_core.cli.common import size
 from lom_core.cli.evaluate import by_modality
 from lom_core.errors import DataError, PluginError
@@ -224,7 +226,38 @@ def test_a_plugin_whose_commands_fail_leaves_the_others(
     )
 
 
+# -------------------------------------------------------------------------------- estimate
+
+
+def test_estimate_shows_what_a_run_needs() -> None:
+    shown = lom("estimate", "run.yaml", "--steps=3", "--processes=4", "max_iters=50")
+    assert shown.code == 0 and "\x1b" not in shown.out
+    for title in ("Parameters", "Tokens per record", "Memory of each of 4 processes", "The run"):
+        assert title in shown.out
+    assert re.search(r"^ zero2 +[\d.]+ KiB", shown.out, re.MULTILINE)
+    assert "50 steps" in shown.out and "estimated" in shown.out and "training" in shown.out
+    assert not Path("out").exists()
+
+
+def test_estimate_as_json_and_without_a_probe() -> None:
+    shown = json.loads(lom("estimate", "run.yaml", "--steps", "0", "--json", "n_embd=32").out)
+    assert shown["probe"] is None and shown["processes"] == 8
+    assert set(shown["memory"]) == {"ddp", "zero1", "zero2", "fsdp", "fsdp, cpu_offload"}
+    assert "training alone" not in lom("estimate", "run.yaml", "--steps=0").out
+
+
+def test_estimate_of_a_wrong_run_is_one_line() -> None:
+    shown = lom("estimate", "run.yaml", "n_embed=3")
+    assert shown.code == 2 and shown.err.count("\n") == 1 and "n_embd" in shown.err
+
+
 # -------------------------------------------------------------------------- plugins and doctor
+
+
+@pytest.fixture
+def met(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No processes are started: they take seconds, and one test looks at them."""
+    monkeypatch.setattr(doctor, "meeting", lambda _: nullcontext(lambda: ""))
 
 
 @pytest.fixture
@@ -272,16 +305,55 @@ def test_doctor_tells_versions_devices_and_limits() -> None:
     assert {"plugin lom-core", "open files", "disk here"} <= set(checks)
     assert all(check["advice"] for check in checks.values() if check["status"] != "ok")
     assert "build" in checks["torch"]["found"]
-    assert lom("doctor").out.count("ok ") >= 5
+    assert checks["2 processes, gloo"]["found"] == "all_reduce and broadcast work"
 
 
-def test_doctor_fails_for_a_plugin_that_does_not_load(broken_plugin: None) -> None:
+def test_doctor_looks_at_what_a_run_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load_run("run.yaml", ["max_iters=5000", "num_workers=3", "n_embd=32"])
+    checks = {c.name: c for c in doctor.limits(run)}
+    assert checks["open files"].found.endswith("for num_workers=3")
+    # Steps 1000 to 5000, the latest, the best and the one being written: 8; no folder was made.
+    assert "up to 8 checkpoints of " in checks["disk at out"].found and not Path("out").exists()
+    free = namedtuple("Usage", "total used free")(1000, 0, 1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    (short,) = [c for c in doctor.limits(run) if c.name == "disk at out"]
+    assert short.status == "warning" and "set out_dir" in short.advice
+
+
+def test_doctor_tells_why_processes_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "meeting", partial(broken_meeting, doctor.meeting))
+    shown = lom("doctor", "--json")
+    (check,) = [c for c in json.loads(shown.out) if c["name"] == "2 processes, gloo"]
+    assert check["status"] == "warning" and "GLOO_SOCKET_IFNAME" in check["advice"]
+    assert "no-such-device" in check["found"]
+    assert shown.code == 0
+
+
+@contextmanager
+def broken_meeting(meeting: Any, _: str) -> Iterator[Callable[[], str]]:
+    with meeting("no-such-device") as problem:
+        yield problem
+
+
+def test_processes_that_do_not_answer_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meet, "SECONDS", 0.01)
+    with meet.meeting("cpu") as problem:
+        assert problem() == meet.SILENCE
+
+
+def test_the_most_telling_problem_is_told() -> None:
+    assert meet._problem([meet.SILENCE, "a process ended with 1: x", ""]).endswith("x")
+    assert meet._problem(["", ""]) == ""
+
+
+def test_doctor_fails_for_a_plugin_that_does_not_load(broken_plugin: None, met: None) -> None:
     shown = lom("doctor")
+    assert shown.out.count("ok ") >= 5
     assert shown.code == 1
     assert "broken" in shown.out and "-> `pip install -U lom-broken`" in shown.out
 
 
-def test_doctor_warns_and_advises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_warns_and_advises(monkeypatch: pytest.MonkeyPatch, met: None) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(doctor, "DISK", 1 << 80)
     monkeypatch.setattr(doctor, "FILES", 1 << 60)

@@ -58,6 +58,7 @@ def test_metrics_say_what_a_run_did(make_run: MakeRun) -> None:
     step = lines(config)[1]
     assert {"loss", "loss/wave", "loss/word", "learning_rate", "grad_norm"} <= set(step)
     assert step["tokens_per_second"] > 0 and 0.5 < step["fill"] <= 1
+    assert 0 < step["mfu"] < 1
     assert 0 <= step["loader_wait"] < 1 and step["memory_gib"] > 0.01
     assert step["tokens"] > 0 and step["records"] > 0 and step["bad_records"] == 0
     total = sum(v for k, v in step.items() if k.startswith("loss/"))

@@ -12,7 +12,17 @@ import typer
 from typer.core import TyperGroup
 
 from lom_core import __version__
-from lom_core.cli import checkpoint, config, data, doctor, evaluate, plugins, report, train
+from lom_core.cli import (
+    checkpoint,
+    config,
+    data,
+    doctor,
+    estimate,
+    evaluate,
+    plugins,
+    report,
+    train,
+)
 from lom_core.dotenv import read_dotenv
 from lom_core.errors import LomError
 from lom_core.plugins import PLUGINS, installed_plugins
@@ -43,7 +53,8 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for module in (train, evaluate, report, checkpoint, data, config, plugins, doctor):
+    verbs = (train, estimate, evaluate, report, checkpoint, data, config, plugins, doctor)
+    for module in verbs:
         module.add(app)
     _add_plugin_commands(app)
     return app

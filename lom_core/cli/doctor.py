@@ -10,15 +10,24 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from lom_core.cli.common import AsJson, print_json, print_table, size
+from lom_core.cli.common import OVERRIDABLE, AsJson, Overrides, print_json, print_table, size
+from lom_core.cli.meet import meeting
+from lom_core.config import RunConfig
 from lom_core.plugins import installed_plugins
+from lom_core.runfile import load_run
 
 GIB = 1024**3
-FILES, SHARED, DISK = 4096, 1 * GIB, 10 * GIB  # less than these deserves a warning
+FILES, SHARED, DISK = 1024, 1 * GIB, 10 * GIB  # less than these deserves a warning
+FILES_OF_WORKER = 64  # pipes, and files of the data set
+
+MaybeRun = Annotated[
+    Path | None,
+    typer.Argument(metavar="[RUN]", help="Run file to look at what it needs.", show_default=False),
+]
 
 
 @dataclass(frozen=True)
@@ -32,12 +41,18 @@ class Check:
 
 
 def add(app: typer.Typer) -> None:
-    app.command("doctor")(doctor)
+    app.command("doctor", context_settings=OVERRIDABLE)(doctor)
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Check versions, devices, compiler, plugins and limits; exit code 1 if something is broken."""
-    checks = [*versions(), *torch_checks(), *cpu(), *compiler(), *plugins(), *limits()]
+def doctor(run: MaybeRun = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check versions, devices, compiler, plugins, limits, and whether processes reach each other.
+
+    With a run file also the room that it needs. Exit code 1 if something is broken.
+    """
+    config = load_run(run, overrides or ()) if run else None
+    with meeting("cpu") as on_cpu:  # they start while the rest is looked at
+        checks = [*versions(), *torch_checks(), *cpu(), *compiler(), *plugins(), *limits(config)]
+        checks += backends(on_cpu())
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
@@ -163,24 +178,63 @@ def plugins() -> Iterator[Check]:
             yield Check(name, f"{plugin.version}, {len(plugin.kinds)} kinds")
 
 
-def limits() -> Iterator[Check]:
-    """Open files, shared memory and disk."""
+def limits(config: RunConfig | None = None) -> Iterator[Check]:
+    """Open files, shared memory and disk, for a run or for any."""
+    workers = config.data.num_workers if config else 0
     if sys.platform != "win32":
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        low = 0 <= soft < FILES  # RLIM_INFINITY is negative on some systems
+        needed = FILES + FILES_OF_WORKER * workers
+        low = 0 <= soft < needed  # RLIM_INFINITY is negative on some systems
         advice = f"`ulimit -n {hard if hard > 0 else 65536}` before training" if low else ""
-        yield Check("open files", f"at most {soft}", "warning" if low else "ok", advice)
+        told = f"at most {soft}" + (f", for num_workers={workers}" if config else "")
+        yield Check("open files", told, "warning" if low else "ok", advice)
     shared = Path("/dev/shm")
     if shared.is_dir():
-        advice = "loader workers need it: start the container with --shm-size=8g, or num_workers=0"
+        advice = "loader workers and NCCL need it: start the container with --shm-size=8g"
         yield _space("shared memory", shared, SHARED, advice)
     advice = "checkpoints need room: set out_dir to another disk"
-    yield _space("disk here", Path.cwd(), DISK, advice)
+    if config is None:
+        yield _space("disk here", Path.cwd(), DISK, advice)
+        return
+    out_dir = Path(config.system.out_dir)
+    folder = next(p for p in (out_dir, *out_dir.absolute().parents) if p.is_dir())
+    from lom_core.memory import fake_model, sizes_of
+
+    sizes = sizes_of(fake_model(config), config)
+    one, plan = sizes.weights + sizes.moments, config.train
+    saved = [] if plan.epochs else [n for n in range(1, plan.max_iters + 1) if plan.saves(n)]
+    kept = len(plan.staying(saved)) + 3  # the latest and the best; one that is being written
+    told = f"up to {kept} checkpoints of {size(one)}"
+    yield _space(f"disk at {out_dir}", folder, one * kept, advice, told)
 
 
-def _space(name: str, folder: Path, least: int, advice: str) -> Check:
+def _space(name: str, folder: Path, least: int, advice: str, told: str = "") -> Check:
     usage = shutil.disk_usage(folder)
-    told = f"{size(usage.free)} free of {size(usage.total)}"
-    return Check(name, told, "warning", advice) if usage.free < least else Check(name, told)
+    found = f"{size(usage.free)} free of {size(usage.total)}" + (f"; {told}" if told else "")
+    return Check(name, found, "warning", advice) if usage.free < least else Check(name, found)
+
+
+def backends(on_cpu: str) -> Iterator[Check]:
+    """Two processes add up and broadcast: by gloo on the CPU, by NCCL where two GPUs are.
+
+    Args:
+        on_cpu: what went wrong on the CPU, if anything.
+    """
+    yield _met("2 processes, gloo", on_cpu, "GLOO_SOCKET_IFNAME=lo, or your network interface")
+    try:
+        import torch
+    except (ImportError, OSError):  # told above
+        return
+    if torch.cuda.is_available() and torch.cuda.device_count() > 1:
+        advice = "NCCL_DEBUG=INFO to see why, NCCL_P2P_DISABLE=1 where GPUs cannot share memory"
+        with meeting("cuda") as on_cuda:
+            yield _met("2 processes, nccl", on_cuda(), advice)
+
+
+def _met(name: str, problem: str, settings: str) -> Check:
+    if not problem:
+        return Check(name, "all_reduce and broadcast work")
+    advice = f"training on one device works; for more, try the environment with {settings}"
+    return Check(name, problem, "warning", advice)
