@@ -157,6 +157,7 @@ def test_sharing_the_weights_changes_no_more_than_rounding(
     found = checkpoint.find(on_two / out_dir, "latest")
     assert len(list(found.glob("model-0000?-of-00002.safetensors"))) == 2
     monkeypatch.syspath_prepend(on_two)
+    monkeypatch.delitem(sys.modules, "waves_data", raising=False)
     model, _, _ = checkpoint.load_model(found)  # one process reads what two wrote
     assert all(torch.equal(weights(on_two / out_dir)[k], v) for k, v in model.state_dict().items())
 
@@ -187,6 +188,7 @@ def test_offload_is_refused_where_it_cannot_be(
     on_two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(on_two)
+    monkeypatch.delitem(sys.modules, "waves_data", raising=False)
     config = load_run(on_two / "run.yaml", ["cpu_offload=true"])
     model = Lom(config.registry, config.model)
     with pytest.raises(ConfigError, match=r"needs CUDA.*this is 1 on cpu with ddp"):
