@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,20 @@ class Encoder(Protocol):
     def decode(self, tokens: Tokens) -> Any: ...
 
 
+@runtime_checkable
+class SequenceEncoder(Encoder, Protocol):
+    """An encoder whose positions follow from contents: text, music. It can be continued without
+    being told where.
+    """
+
+    end: int | None
+    """The token that closes an observation, if there is one."""
+
+    def places(self, content: Array) -> Array:
+        """(n, p) positions of tokens (n,)."""
+        ...
+
+
 class Scale(Component, role="scale"):
     """physical units <-> model units, fitted on data, stored in the checkpoint, invertible.
 
@@ -196,6 +210,14 @@ class Objective(Component, role="objective"):
     and on the batch ``given`` (how many leading slots of each observation all see one another). No
     see the content of a token that it is asked for: ``testing.leaks`` checks it.
     """
+
+    in_turn: ClassVar[bool] = True
+    """True: a slot sees what stands before it, and a question stands one slot before what it asks
+    for. False: everybody sees everybody, and questions stand in slots of their own."""
+
+    def asks_for(self, name: str) -> bool:
+        """Does training ask for this modality, or is it only ever given?"""
+        return name not in self.leads
 
     @property
     def leads(self) -> tuple[str, ...]:

@@ -185,8 +185,13 @@ class Forecast(Objective, kind="forecast"):
             ``grid_patches``).
     """
 
+    in_turn: ClassVar[bool] = False
+
     modalities: tuple[str, ...] = Field(min_length=1)
     coordinate: int = Field(default=HOURS, ge=0)
+
+    def asks_for(self, name: str) -> bool:
+        return name in self.modalities
 
     def prepare(self, rows: Sequence[Row], layouts: Mapping[str, Layout]) -> Batch:
         from lom_climate.objectives import forecast

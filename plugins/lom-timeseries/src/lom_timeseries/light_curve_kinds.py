@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -213,6 +213,8 @@ class AstromerMasked(Objective, kind="astromer_masked"):
         probed, kept, replaced: shares, each 0 .. 1; the defaults are those of AstroMer's
             ``mask_dataset`` (msk_frac 0.5, same_frac 0.2, rnd_frac 0.2).
     """
+
+    in_turn: ClassVar[bool] = False
 
     probed: float = Field(default=0.5, gt=0, lt=1)
     kept: float = Field(default=0.2, ge=0, lt=1)
