@@ -92,6 +92,11 @@ class Tokeniser(Component, role="tokeniser"):
         return 1
 
     @property
+    def fixed_positions(self) -> Array | None:
+        """(n, p) where they are the same for every observation; None where they are not."""
+        return None
+
+    @property
     def bound(self) -> float:
         """Largest error in the observed content of ``encode(decode(tokens))``."""
         return 0.0

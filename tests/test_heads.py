@@ -142,7 +142,7 @@ def test_what_a_head_lacks_is_told_with_what_has_it() -> None:
     head = build("huber")
     with pytest.raises(ConfigError, match=r"'huber' has no quantiles; train with .*gaussian"):
         head.quantiles(H, torch.tensor([0.5]))
-    with pytest.raises(ConfigError, match="'quantile' has no likelihood; .*mixture"):
+    with pytest.raises(ConfigError, match=r"'quantile' has no likelihood; .*mixture"):
         build("quantile").log_prob(H, torch.zeros(5, 3))
     with pytest.raises(ConfigError, match="lie beyond those of this head"):
         build("quantile").quantiles(H, torch.tensor([0.001]))
