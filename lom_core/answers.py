@@ -240,8 +240,9 @@ class _Kept(_Anew):
         batch, g = self.batch(0, 1), self.n_given
         x = self.model.embed(batch)[:g]
         starts, given = torch.tensor([0, g]).int(), batch.given[:1].clamp(max=g)
-        h = self.model.body(x, starts, given, torch.arange(g, device=x.device), self.pasts)
-        return repeat(h[-1], "d -> s d", s=self.course.times)
+        places = torch.arange(g, device=x.device)
+        h: Tensor = self.model.body(x, starts, given, places, self.pasts)
+        return h[-1:].expand(self.course.times, -1)
 
     def _next(self, i: int) -> Tensor:
         """The slot of answer i - 1, with question i."""

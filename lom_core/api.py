@@ -352,11 +352,14 @@ class LargeObservationModel:
         return f"LargeObservationModel({', '.join(self.modalities.names())}; {self.checkpoint})"
 
 
-def load(path: str | Path, device: str | None = None) -> LargeObservationModel:
+def load(
+    path: str | Path, device: str | None = None, calibrated: bool = True
+) -> LargeObservationModel:
     """The model of a checkpoint, or of a run's folder (its best checkpoint).
 
     Args:
         device: "cpu", "cuda" ...; that of the run if None ("auto": a GPU where there is one).
+        calibrated: correct intervals where ``lom calibrate`` left a correction beside the weights.
 
     Errors:
         CheckpointError: there is none, it is damaged, or it needs a plugin that is not installed.
@@ -367,7 +370,7 @@ def load(path: str | Path, device: str | None = None) -> LargeObservationModel:
     system = (
         config.system if device is None else config.system.model_copy(update={"device": device})
     )
-    corrections = conformal.load(checkpoint, state["files"][MODEL])
+    corrections = conformal.load(checkpoint, state["files"][MODEL]) if calibrated else {}
     return LargeObservationModel(
         lom.to(pick_device(system)), config, checkpoint, corrections, state
     )

@@ -168,7 +168,8 @@ def score(
         for name, span in batch.spans.items():
             part = lom.part(name)
             target, weights = part.target(span)
-            for chunk in torch.arange(len(target)).split(CHUNK):
+            for start in range(0, len(target), CHUNK):
+                chunk = slice(start, start + CHUNK)
                 answers = h[span.ask_slots[chunk]]
                 parts = _of(part, answers, target[chunk], weights[chunk])
                 for key, values in parts.items():

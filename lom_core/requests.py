@@ -96,7 +96,7 @@ class Requests:
         fixed = self.registry.get_config(target).tokeniser.fixed_positions
         if fixed is not None:
             return fixed
-        raise ConfigError(
+        raise DataError(
             f"record {name_of(record)} does not tell where '{target}' is to be answered: "
             f"give positions (n, {self._pos_width(target)}) with at"
         )

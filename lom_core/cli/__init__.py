@@ -12,7 +12,17 @@ import typer
 from typer.core import TyperGroup
 
 from lom_core import __version__
-from lom_core.cli import config, data, doctor, evaluate, plugins, report, train
+from lom_core.cli import (
+    calibrate,
+    config,
+    data,
+    doctor,
+    evaluate,
+    plugins,
+    predict,
+    report,
+    train,
+)
 from lom_core.dotenv import read_dotenv
 from lom_core.errors import LomError
 from lom_core.plugins import PLUGINS, installed_plugins
@@ -43,7 +53,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for module in (train, evaluate, report, data, config, plugins, doctor):
+    for module in (train, evaluate, predict, calibrate, report, data, config, plugins, doctor):
         module.add(app)
     _add_plugin_commands(app)
     return app

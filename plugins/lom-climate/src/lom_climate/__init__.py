@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -169,6 +170,18 @@ class ClimateGrid(ModalityConfig, kind="climate_grid"):
         from lom_climate.tokeniser import made_up
 
         return made_up(rng, 4 * self.patch_size, 8 * self.patch_size, len(self.channels))
+
+    def ahead(self, tokens: Tokens, amount: float) -> Array:
+        """The places of the last time, ``amount`` hours later."""
+        from lom_climate.writing import hours_ahead
+
+        return hours_ahead(tokens, amount)
+
+    def write(self, value: Any, path: Path) -> Path:
+        """``PATH.nc``: a variable a channel over lead_time, lat and lon."""
+        from lom_climate.writing import write_fields
+
+        return write_fields(value, path, self.channels, self.unit)
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_climate.pictures import draw_maps

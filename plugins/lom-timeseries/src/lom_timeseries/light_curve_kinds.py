@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -129,6 +130,18 @@ class LightCurve(ModalityConfig, kind="light_curve"):
         if self.bands:
             curve["band"] = rng.choice(np.array(self.bands), n)
         return curve, peak
+
+    def ahead(self, tokens: Tokens, amount: float) -> Array:
+        """Every band at the curve's usual spacing, at least a day, for ``amount`` days."""
+        from lom_timeseries.writing import epochs_ahead
+
+        return epochs_ahead(tokens, amount, bool(self.bands))
+
+    def write(self, value: Any, path: Path) -> Path:
+        """``PATH.ecsv``: time in days, band, value."""
+        from lom_timeseries.writing import write_light_curve
+
+        return write_light_curve(value, path, self.unit)
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_timeseries.pictures import draw_light_curve
