@@ -170,6 +170,7 @@ class LargeObservationModel:
         """The same one by one, as they are read: for more records than fit in memory."""
         self.requests.known(target, given)
         self.requests.levels(target, quantiles)
+        self.requests.times(samples, quantiles)
         for i, record in enumerate(_many(records)):
             tokens = self.reader.tokens(record)
             shown = self.requests.given(record, tokens, target, given)

@@ -96,7 +96,7 @@ class HeadModule(nn.Module):
 
     def sample(self, h: Tensor, draw: Draw) -> Tensor:
         """One answer drawn for each hidden state: (n, w), or (n,) int64 when discrete."""
-        raise self._cannot("nothing to sample from")
+        raise self._cannot("nothing to sample from (temperature 0 takes its point)")
 
     def quantiles(self, h: Tensor, levels: Tensor) -> Tensor:
         """(k, n, w) at levels (k,) within 0 .. 1."""

@@ -62,6 +62,16 @@ class Requests:
                 "calibrate CHECKPOINT` adds intervals, or train with head: gaussian"
             )
 
+    def times(self, samples: int, levels: Sequence[float]) -> None:
+        """Enough samples for the quantiles of a causal model, which come from them."""
+        needed = max((round(1 / min(t, 1 - t)) for t in levels), default=0)
+        if samples < 0 or (self.objective.in_turn and 0 < samples < needed):
+            raise ConfigError(
+                f"samples={samples}: draw 0, or at least {needed} for these quantiles of them"
+                if samples > 0
+                else f"samples={samples} must be 0 or more"
+            )
+
     def given(
         self,
         record: Record,
