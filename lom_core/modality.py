@@ -134,7 +134,7 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
             path: of the file, without an ending.
 
         Returns:
-            The file's path: here a CSV table with a row a token.
+            The file's path: here a CSV table with a row a token, or numpy's format for arrays.
         """
         from lom_core.tables import write_tokens
 

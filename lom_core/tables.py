@@ -14,9 +14,20 @@ from lom_core.roles import Array
 
 
 def write_tokens(value: Any, path: Path) -> Path:
-    """``PATH.csv``: positions, then values, a row a token; a single number or label alone."""
+    """``PATH.csv``: positions, then values, a row a token; a single number or label alone.
+
+    Decoded values of another form are numpy files: ``.npy`` of an array, ``.npz`` of several.
+    """
     if not isinstance(value, Mapping):
-        return write_rows(path, ["value"], [[value]])
+        if np.ndim(value) == 0:
+            return write_rows(path, ["value"], [[value]])
+        path = path.with_name(path.name + ".npy")
+        np.save(path, np.asarray(value), allow_pickle=False)
+        return path
+    if not {"content", "positions"} <= set(value):
+        path = path.with_name(path.name + ".npz")
+        np.savez(path, **{name: np.asarray(part) for name, part in value.items()})
+        return path
     content = np.asarray(value["content"])
     content = content.reshape(len(content), -1)
     positions = np.asarray(value["positions"]).reshape(len(content), -1)
