@@ -26,7 +26,8 @@ def write_tokens(value: Any, path: Path) -> Path:
         return path
     if not {"content", "positions"} <= set(value):
         path = path.with_name(path.name + ".npz")
-        np.savez(path, **{name: np.asarray(part) for name, part in value.items()})
+        arrays: dict[str, Any] = {name: np.asarray(part) for name, part in value.items()}
+        np.savez(path, **arrays)
         return path
     content = np.asarray(value["content"])
     content = content.reshape(len(content), -1)

@@ -91,7 +91,9 @@ def generate(
         float | None,
         typer.Option("--ahead", help="How far to go on: days of light curves, hours of grids."),
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1)] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="At most so many.")
+    ] = None,
     samples: Samples = 1,
     temperature: Temperature = 1.0,
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="Likeliest tokens only.")] = 0,
