@@ -227,6 +227,8 @@ class LargeObservationModel:
             others = [n for n in tokens if n != target] if given is None else given
             shown = self.requests.given(record, tokens, target, [n for n in others if n != target])
             whole = tokens.get(target)
+            if whole is None and prompt:
+                raise DataError(f"record {name_of(record, i)} has no '{target}' to begin from")
             before = None if whole is None else first(whole, prompt)
             if before is not None and len(before):
                 shown[target] = before

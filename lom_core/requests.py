@@ -124,7 +124,7 @@ class Requests:
             return self.positions(target, at)
         if ahead is not None:
             if before is None or not len(before):
-                raise ConfigError(f"ahead={ahead:g} of what? The record has no '{target}'")
+                raise DataError(f"ahead={ahead:g} of what? The record has no '{target}'")
             return self.positions(target, config.ahead(before, ahead))
         if isinstance(encoder, SequenceEncoder) and self.objective.in_turn:
             return encoder
@@ -133,7 +133,7 @@ class Requests:
         fixed = config.tokeniser.fixed_positions
         if fixed is not None and not (before is not None and len(before)):
             return fixed
-        raise ConfigError(
+        raise (DataError if before is None else ConfigError)(
             f"where is '{target}' to go on? Keep a prompt of it and answer the rest (prompt=0.5), "
             f"or give positions (n, {self._pos_width(target)}) with at, or ahead"
         )

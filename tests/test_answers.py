@@ -223,3 +223,27 @@ def test_a_window_goes_on_from_its_own_clock() -> None:
     found = asked.generate({"word": shifted}, target="word", max_tokens=3)[0]
     steps = np.cumsum(found.sampled[0].content)
     assert found.sampled[0].positions.ravel().tolist() == (103 + steps).tolist()
+
+
+def test_labels_stand_where_they_always_stand() -> None:
+    """A number and a class need no positions; they are answered from whatever is known."""
+    config = RunConfig.model_validate(
+        {
+            "modalities": {
+                "redshift": "scalar",
+                "kind": {"kind": "category", "labels": ["spiral", "elliptical"]},
+            },
+            "data": {"dataset": {"kind": "table", "path": "none.csv", "columns": {"kind": "k"}}},
+            "model": {"n_layer": 1, "n_head": 1, "n_embd": 8},
+        }
+    )
+    lom = Lom(config.registry, config.model).eval()
+    asked = LargeObservationModel(lom, config, Path())
+    labels = [asked.reader.tokens({"redshift": z, "kind": z % 2}) for z in (1, 2, 4)]
+    lom.fit_scales({name: [t[name] for t in labels] for name in ("redshift", "kind")})
+    found = asked.predict({"redshift": 2.0}, target="kind", samples=30, seed=1)[0]
+    assert found.point in ("spiral", "elliptical")
+    assert set(found.samples) == {"spiral", "elliptical"}
+    assert found.probabilities is not None and found.probabilities.sum() == pytest.approx(1)
+    number = asked.predict({}, target="redshift", quantiles=(0.1, 0.9))[0]
+    assert number.quantiles[0.1] < number.point < number.quantiles[0.9]

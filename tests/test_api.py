@@ -95,6 +95,10 @@ def test_what_a_record_lacks_is_told(trained: LargeObservationModel) -> None:
         trained.generate(wave, target="wave", prompt=0.5, top_k=3)
     with pytest.raises(ConfigError, match="prompt=500: there are"):
         trained.generate(wave, target="wave", prompt=500)
+    with pytest.raises(DataError, match="w7 has no 'word' to begin from"):
+        trained.generate(wave, target="word", prompt=2)
+    with pytest.raises(DataError, match="ahead=3 of what"):
+        trained.generate(wave, target="word", ahead=3)
     with pytest.raises(DataError, match="nothing to score"):
         trained.log_likelihood(wave, given=["wave"])
 
