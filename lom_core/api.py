@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from lom_core import answers, conformal
-from lom_core.checkpoint import MODEL, find, load_model
+from lom_core.checkpoint import find, load_model
 from lom_core.config import RunConfig
-from lom_core.conformal import Correction
+from lom_core.conformal import Correction, weights_of
 from lom_core.data import Reader
 from lom_core.device import pick_device
 from lom_core.errors import ConfigError, DataError
@@ -373,7 +373,7 @@ def load(
     system = (
         config.system if device is None else config.system.model_copy(update={"device": device})
     )
-    corrections = conformal.load(checkpoint, state["files"][MODEL]) if calibrated else {}
+    corrections = conformal.load(checkpoint, weights_of(state)) if calibrated else {}
     return LargeObservationModel(
         lom.to(pick_device(system)), config, checkpoint, corrections, state
     )

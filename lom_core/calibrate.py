@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lom_core import conformal
 from lom_core.api import LargeObservationModel
-from lom_core.checkpoint import MODEL
-from lom_core.conformal import Calibration, Correction
+from lom_core.conformal import Calibration, Correction, weights_of
 from lom_core.data import Tally
 from lom_core.errors import DataError
 from lom_core.heads import CategoricalHead
@@ -149,7 +148,7 @@ def calibrate(
 def save(model: LargeObservationModel, result: Result) -> Any:
     """Write the corrections beside the checkpoint's weights, where ``load`` finds them."""
     found = Calibration(
-        weights=model.state["files"][MODEL], data=result.told[0], modalities=result.corrections
+        weights=weights_of(model.state), data=result.told[0], modalities=result.corrections
     )
     return conformal.save(model.checkpoint, found)
 

@@ -9,9 +9,11 @@ physical ones.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,6 +132,14 @@ class Calibration(BaseModel):
     weights: str
     data: str
     modalities: dict[str, Correction]
+
+
+def weights_of(state: Mapping[str, Any]) -> str:
+    """The hash of a checkpoint's weights, from those of their files in its ``state.json``."""
+    files = sorted(
+        (name, told) for name, told in state["files"].items() if name.startswith("model")
+    )
+    return hashlib.blake2b(json.dumps(files).encode(), digest_size=16).hexdigest()
 
 
 def save(checkpoint: Path, calibration: Calibration) -> Path:
