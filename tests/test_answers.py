@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lom_core import ModalityConfig, RunConfig, Tokeniser, Tokens
+from lom_core.answers import pose
 from lom_core.api import LargeObservationModel
 from lom_core.batch import Observation, pack_row
 from lom_core.model import Lom
@@ -247,3 +248,24 @@ def test_labels_stand_where_they_always_stand() -> None:
     assert found.probabilities is not None and found.probabilities.sum() == pytest.approx(1)
     number = asked.predict({}, target="redshift", quantiles=(0.1, 0.9))[0]
     assert number.quantiles[0.1] < number.point < number.quantiles[0.9]
+
+
+def test_at_once_what_is_asked_for_stands_nowhere() -> None:
+    """Half of a modality given, the other half hidden: each token is one or the other."""
+    asked, rng = make_model("masked"), np.random.default_rng(7)
+    tokens = asked.reader.tokens(record(rng))
+    batch = pose(asked.config.objective, asked.lom.layouts, [Observation("", tokens)], {"wave": 4})
+    span = batch.spans["wave"]
+    assert span.asked.tolist() == [5, 6, 7, 8] and span.shown.tolist() == [0, 1, 2, 3, 4]
+    assert len(batch.spans["word"].asked) == 0 and batch.given.tolist() == [batch.n_slots]
+    changed = Tokens(
+        tokens["wave"].content + 50 * (np.arange(9) > 4)[:, None], tokens["wave"].positions
+    )
+    h = asked.lom.hidden(batch)[span.ask_slots]
+    other = pose(
+        asked.config.objective,
+        asked.lom.layouts,
+        [Observation("", {**tokens, "wave": changed})],
+        {"wave": 4},
+    )
+    assert torch.equal(h, asked.lom.hidden(other)[span.ask_slots])
