@@ -10,7 +10,6 @@ Records are what data sets yield, ``{modality: raw observation}``; answers are i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,55 +27,11 @@ from lom_core.errors import ConfigError, DataError
 from lom_core.heads import CategoricalHead, Draw
 from lom_core.modality import ModalityRegistry
 from lom_core.model import Lom
+from lom_core.prediction import Prediction
 from lom_core.requests import Requests, Where, first, name_of
 from lom_core.roles import Array, Encoder, Record, Tokens
 from lom_core.seeds import mix
 from lom_core.sources import ListSource
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model answers about one record, in physical units.
-
-    Args:
-        id, modality: of what.
-        tokens: the point answer, with its positions.
-        sampled: answers drawn from what it holds possible.
-        bounds: level -> the quantile there.
-        probabilities: (n, vocab) of each token when discrete.
-        before: tokens of the same modality that were continued; decoded with what follows.
-    """
-
-    id: str
-    modality: str
-    encoder: Encoder = field(repr=False)
-    tokens: Tokens | None = None
-    sampled: list[Tokens] = field(default_factory=list)
-    bounds: dict[float, Tokens] = field(default_factory=dict)
-    probabilities: Array | None = None
-    before: Tokens | None = None
-
-    @property
-    def point(self) -> Any:
-        """The decoded point answer: an image, a spectrum ... as its data sets yield it."""
-        return None if self.tokens is None else self._decoded(self.tokens)
-
-    @property
-    def samples(self) -> list[Any]:
-        return [self._decoded(tokens) for tokens in self.sampled]
-
-    @property
-    def quantiles(self) -> dict[float, Any]:
-        return {level: self._decoded(tokens) for level, tokens in self.bounds.items()}
-
-    def values(self) -> dict[str, Any]:
-        """All of these by a name for files: ``point``, ``q0.05``, ``sample-0`` ..."""
-        named = {} if self.tokens is None else {"point": self.point}
-        named |= {f"q{level:g}": value for level, value in self.quantiles.items()}
-        return named | {f"sample-{i}": value for i, value in enumerate(self.samples)}
-
-    def _decoded(self, tokens: Tokens) -> Any:
-        return self.encoder.decode(answers.joined(self.before, tokens))
 
 
 class LargeObservationModel:
@@ -190,7 +145,8 @@ class LargeObservationModel:
             at: (n, p) positions to fill; if None, those of the record that the prompt leaves out.
             ahead: instead of ``at``, how far to go on, in the modality's own unit (light curves:
                 days, grids: hours, series: seconds).
-            max_tokens: at most so many; None fills a row of the training run.
+            max_tokens: at most so many; None is all that are asked for, and of text and music what
+                fills a row of the training run.
             samples: how many continuations.
             temperature, top_k, top_p: of the draws; temperature 0 takes the point.
             seed: of the draws.
@@ -332,12 +288,12 @@ class LargeObservationModel:
                     f"positions of '{target}' with at"
                 )
             return answers.at_once(self.lom, objective, ordered, target, where, draw, times)
-        if longest is None:
-            longest = max(1, self.config.data.block_size - 1 - sum(map(len, shown.values())))
         if isinstance(where, np.ndarray):
-            where = where[:longest] if longest < len(where) and draw is not None else where
+            where = where[:longest]
+        elif longest is None:
+            longest = max(1, self.config.data.block_size - 1 - sum(map(len, shown.values())))
         return answers.in_turn(
-            self.lom, objective, ordered, target, where, draw, times, longest, cache
+            self.lom, objective, ordered, target, where, draw, times, longest or 0, cache
         )
 
     def _ordered(self, shown: Mapping[str, Tokens], target: str) -> dict[str, Tokens]:

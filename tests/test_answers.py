@@ -245,7 +245,9 @@ def test_labels_stand_where_they_always_stand() -> None:
     found = asked.predict({"redshift": 2.0}, target="kind", samples=30, seed=1)[0]
     assert found.point in ("spiral", "elliptical")
     assert set(found.samples) == {"spiral", "elliptical"}
-    assert found.probabilities is not None and found.probabilities.sum() == pytest.approx(1)
+    assert set(found.chances) == {"spiral", "elliptical"}
+    assert sum(found.chances.values()) == pytest.approx(1)
+    assert max(found.chances, key=lambda label: found.chances[label]) == found.point
     number = asked.predict({}, target="redshift", quantiles=(0.1, 0.9))[0]
     assert number.quantiles[0.1] < number.point < number.quantiles[0.9]
 

@@ -152,7 +152,7 @@ def test_files_of_answers(
     how = ["--target", "wave", "--given", "word", "--at", "at.csv", "--quantiles", "0.4,0.6"]
     result = CliRunner().invoke(build(), ["predict", *run, *how, "--samples", "3", "--limit", "2"])
     assert result.exit_code == 0, result.output
-    assert "12 files of 2 records" in result.output
+    assert "12 answers of 2 records" in result.output
     rows = list(csv.DictReader((tmp_path / "predictions/index.csv").open()))
     assert [row["what"] for row in rows[:4]] == ["point", "q0.4", "q0.6", "sample-0"]
     table = list(csv.DictReader((tmp_path / "predictions" / rows[0]["file"]).open()))

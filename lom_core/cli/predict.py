@@ -176,12 +176,13 @@ def _answer(
                     value if isinstance(value, str | int | float) and len(str(value)) < 80 else ""
                 )
                 rows.append([found.id, target, what, told, written.relative_to(out)])
+            rows += [[found.id, target, f"p({k})", p, ""] for k, p in found.chances.items()]
         i += 1
     if not folders:
         first = f": {left_out[0]}" if left_out else ""
         raise DataError(f"none of {i} records can be answered{first}")
     index = write_rows(out / "index", ["id", "modality", "what", "value", "file"], rows)
-    typer.echo(f"{len(rows)} files of {len(folders)} records: {index}")
+    typer.echo(f"{len(rows)} answers of {len(folders)} records: {index}")
     if left_out:
         typer.echo(f"{len(left_out)} records were left out, the first: {left_out[0]}", err=True)
 
