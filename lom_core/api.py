@@ -185,7 +185,7 @@ class LargeObservationModel:
             whole = tokens.get(target)
             if whole is None and prompt:
                 raise DataError(f"record {name_of(record, i)} has no '{target}' to begin from")
-            before = None if whole is None else first(whole, prompt)
+            before = None if whole is None else self._begin(target, whole, prompt)
             if before is not None and len(before):
                 shown[target] = before
             rest = whole[len(before) :] if whole is not None and before is not None else None
@@ -215,13 +215,15 @@ class LargeObservationModel:
         not depend on one another.
 
         Args:
-            given: modalities that are shown and not scored.
+            given: modalities that are shown and not scored; what training always gives is, too.
             target: the one to score; all that are not given if None.
         """
         found = []
         for record in _many(records):
             tokens = self.reader.tokens(record)
-            shown = self.requests.given(record, tokens, target or "", list(given))
+            leads = [n for n in self.config.objective.leads if n in tokens and n != target]
+            names = [*given, *(n for n in leads if n not in given)]
+            shown = self.requests.given(record, tokens, target or "", names)
             asked = [n for n in tokens if n not in shown and target in (None, n)]
             if not asked:
                 raise DataError(
@@ -295,6 +297,13 @@ class LargeObservationModel:
         return answers.in_turn(
             self.lom, objective, ordered, target, where, draw, times, longest or 0, cache
         )
+
+    def _begin(self, target: str, whole: Tokens, prompt: float | None) -> Tokens:
+        """What is kept of a record's target; an end that is to be gone beyond is not."""
+        end = getattr(self.encoders[target], "end", None)
+        if prompt is None and end is not None and whole.content[-1] == end:
+            return whole[:-1]
+        return first(whole, prompt)
 
     def _ordered(self, shown: Mapping[str, Tokens], target: str) -> dict[str, Tokens]:
         """As they stood in training, what leads first and the target last."""

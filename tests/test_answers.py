@@ -271,3 +271,18 @@ def test_at_once_what_is_asked_for_stands_nowhere() -> None:
         {"wave": 4},
     )
     assert torch.equal(h, asked.lom.hidden(other)[span.ask_slots])
+
+
+def test_what_had_ended_goes_on() -> None:
+    """A whole text is continued, not what comes after its end."""
+    asked = make_model()
+    found = asked.generate({"word": "abba"}, target="word", max_tokens=4, samples=2, seed=3)[0]
+    assert found.before is not None and found.before.content.tolist() == [0, 1, 1, 0]
+    assert all(text.startswith("abba") for text in found.samples)
+
+
+def test_what_is_always_given_is_not_scored() -> None:
+    asked, rng = make_model({"kind": "prefix", "given": ["mass"]}), np.random.default_rng(8)
+    one = record(rng)
+    assert set(asked.log_likelihood(one)[0]) == {"wave", "word"}
+    assert asked.log_likelihood(one) == asked.log_likelihood(one, given=["mass"])

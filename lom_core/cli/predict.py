@@ -14,7 +14,8 @@ from lom_core.errors import BadRecord, ConfigError, DataError, TooManyBadRecords
 from lom_core.runfile import make_importable
 
 if TYPE_CHECKING:
-    from lom_core.api import LargeObservationModel, Prediction
+    from lom_core.api import LargeObservationModel
+    from lom_core.prediction import Prediction
     from lom_core.roles import Record, Source
 
 DATA = "A set of the run (train, val ...) or a .yaml file with a data set."
