@@ -10,6 +10,8 @@ Importing this package is light: torch comes in with lom_core.train, .model and 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from lom_core.component import Component
 from lom_core.config import RunConfig
 from lom_core.errors import (
@@ -39,7 +41,20 @@ from lom_core.roles import (
     Tracker,
 )
 
+if TYPE_CHECKING:
+    from lom_core.api import load
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """``lom_core.load`` brings torch in when it is first asked for."""
+    if name == "load":
+        from lom_core.api import load
+
+        return load
+    raise AttributeError(f"module 'lom_core' has no attribute '{name}'")
+
 
 __all__ = [
     "BadRecord",
@@ -67,4 +82,5 @@ __all__ = [
     "UnknownKind",
     "hookimpl",
     "installed_plugins",
+    "load",
 ]

@@ -51,6 +51,41 @@ def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Te
     return cast(Tensor, _bucketed(q, k, v, starts, given))
 
 
+class Past:
+    """Keys and values of one layer, kept for the slots that follow: b segments of equal length.
+
+    The first call holds their beginnings, of one segment (shared by all b) or of b; each later one
+    the next slot of each.
+
+    Args:
+        segments, room: b, and how many slots each can come to have.
+    """
+
+    def __init__(self, segments: int, room: int) -> None:
+        self.segments, self.room, self.n = segments, room, 0
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Tensor:
+        """:func:`attend` where nothing is kept yet; then each slot's over all before it and itself.
+
+        Args:
+            q, k, v: (n, h, e), by segment and then slot.
+        """
+        length = int(starts[1])
+        if self.n == 0:
+            size = (self.segments, k.shape[1], self.room, k.shape[2])
+            self.keys, self.values = k.new_empty(size), v.new_empty(size)
+        new_k, new_v = (rearrange(t, "(b n) h e -> b h n e", n=length) for t in (k, v))
+        kept = slice(self.n, self.n + length)
+        self.keys[:, :, kept], self.values[:, :, kept] = new_k, new_v
+        self.n += length
+        if kept.start == 0:
+            return attend(q, k, v, starts, given)
+        assert length == 1, "slots follow one at a time"
+        q = rearrange(q, "b h e -> b h 1 e")
+        keys, values = self.keys[:, :, : self.n], self.values[:, :, : self.n]
+        return rearrange(F.scaled_dot_product_attention(q, keys, values), "b h 1 e -> b h e")
+
+
 # ------------------------------------------------------------------------------------ the jobs
 
 

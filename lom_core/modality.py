@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,6 +115,30 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
             where there is none.
         """
         return {}
+
+    def ahead(self, tokens: Tokens, amount: float) -> Array:
+        """(n, p) positions of what follows on these tokens, for ``lom generate --ahead``.
+
+        Args:
+            amount: how far, in a unit that the modality documents: days, hours, seconds.
+        """
+        raise ConfigError(
+            f"modality '{self.name}' does not say what lies ahead: give positions with at"
+        )
+
+    def write(self, value: Any, path: Path) -> Path:
+        """Write a decoded observation as a file that tools of the field open.
+
+        Args:
+            value: what ``tokeniser.decode`` gives, in physical units.
+            path: of the file, without an ending.
+
+        Returns:
+            The file's path: here a CSV table with a row a token, or numpy's format for arrays.
+        """
+        from lom_core.tables import write_tokens
+
+        return write_tokens(value, path)
 
     def synth(self, rng: np.random.Generator) -> tuple[Any, float]:
         """A made-up observation, and the number that it was made from.

@@ -79,8 +79,16 @@ class Parts(nn.Module):
         content, positions, weights = stack(samples)
         if self.discrete:
             cast(CategoricalHead, self.head).fit(content[weights[:, 0] > 0])
+            self.scale.fitted.fill_(True)
         else:
             self.scale.fit(content, weights, positions)
+
+    @property
+    def seen(self) -> bool:
+        """Was there anything of this modality in the training data?"""
+        frequency = getattr(self.head, "log_frequency", None)
+        counted = frequency is not None and bool((frequency != frequency[0]).any())
+        return counted or bool(self.scale.fitted)
 
     def _scaled(self, content: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
         # `where`, not a product: what is not observed may be anything, inf included.

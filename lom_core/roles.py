@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,11 @@ class Tokeniser(Component, role="tokeniser"):
         return 1
 
     @property
+    def fixed_positions(self) -> Array | None:
+        """(n, p) where they are the same for every observation; None where they are not."""
+        return None
+
+    @property
     def bound(self) -> float:
         """Largest error in the observed content of ``encode(decode(tokens))``."""
         return 0.0
@@ -109,6 +114,20 @@ class Encoder(Protocol):
     def encode(self, value: Any) -> Tokens: ...
 
     def decode(self, tokens: Tokens) -> Any: ...
+
+
+@runtime_checkable
+class SequenceEncoder(Encoder, Protocol):
+    """An encoder whose positions follow from contents: text, music. It can be continued without
+    being told where.
+    """
+
+    end: int | None
+    """The token that closes an observation, if there is one."""
+
+    def places(self, content: Array) -> Array:
+        """(n, p) positions of tokens (n,)."""
+        ...
 
 
 class Scale(Component, role="scale"):
@@ -196,6 +215,14 @@ class Objective(Component, role="objective"):
     and on the batch ``given`` (how many leading slots of each observation all see one another). No
     see the content of a token that it is asked for: ``testing.leaks`` checks it.
     """
+
+    in_turn: ClassVar[bool] = True
+    """True: a slot sees what stands before it, and a question stands one slot before what it asks
+    for. False: everybody sees everybody, and questions stand in slots of their own."""
+
+    def asks_for(self, name: str) -> bool:
+        """Does training ask for this modality, or is it only ever given?"""
+        return name not in self.leads
 
     @property
     def leads(self) -> tuple[str, ...]:

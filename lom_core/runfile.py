@@ -120,7 +120,7 @@ for _tag, (_pattern, _first) in _SCALARS.items():
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _regex, list(_first))
 
 
-def _from_yaml(text: str, where: str) -> Any:
+def read_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -163,7 +163,7 @@ def _parse(path: Path, extended_by: Path | None) -> Tree:
         raise ConfigError(f"no such run file: {path}{by} (looked in {Path.cwd()})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
-    tree = _literals(text, path) if path.suffix == ".py" else _from_yaml(text, str(path))
+    tree = _literals(text, path) if path.suffix == ".py" else read_yaml(text, str(path))
     if tree and isinstance(tree, dict):
         return tree
     given = "is empty" if tree in (None, {}) else f"holds {_shown(tree)}"
@@ -210,7 +210,7 @@ def _split(text: str) -> tuple[str, Any]:
             f"cannot read '{text}': an override is name=value, for instance batch_size=64, or a "
             f"further run file ({', '.join(SUFFIXES)})"
         )
-    return name, _from_yaml(value, name)
+    return name, read_yaml(value, name)
 
 
 def _assign(tree: Tree, name: str, value: Any, where: str = "") -> Tree:

@@ -48,6 +48,16 @@ class ScaleModule(nn.Module):
         """(n, w) model units -> (n, w) float32 physical units."""
         return self.unwarp(y.float() * self.spread + self.shift)
 
+    def log_jacobian(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(n, w) ln |dy/dx| at x (n, w): what turns a density of y into one of x.
+
+        The scales work value by value, so that one backward pass gives every derivative.
+        """
+        with torch.enable_grad():
+            x = x.detach().float().requires_grad_()
+            (slope,) = torch.autograd.grad(self.forward(x, positions).sum(), x)
+        return slope.abs().log()
+
     def fit(self, content: Array, weights: Array, positions: Array | None = None) -> None:
         """Statistics of the observed values (weight > 0) of tokens (n, w), for each channel."""
         observed = np.broadcast_to(weights > 0, content.shape)
@@ -122,6 +132,10 @@ class LogScale(ScaleModule):
 
     def unwarp(self, x: Tensor) -> Tensor:
         return torch.exp(x)
+
+    def log_jacobian(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        # By hand: at the floor itself, `maximum` halves its derivative.
+        return -torch.log(torch.maximum(x.float(), self.floor)) - self.spread.log()
 
     def warp_channel(self, values: Tensor, every: slice) -> Tensor:
         n_bad = int((values <= 0).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lom_core.attention import attend
+from lom_core.attention import Past, attend
 from lom_core.config import ModelConfig
 
 
@@ -24,19 +25,27 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = _norm(config.n_embd, config)
 
-    def forward(self, x: Tensor, starts: Tensor, given: Tensor, places: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        starts: Tensor,
+        given: Tensor,
+        places: Tensor,
+        pasts: Sequence[Past] | None = None,
+    ) -> Tensor:
         """Attention within segments only.
 
         Args:
             x: (n, d).
             starts, given: (s + 1,) and (s,) int32 on the CPU, as in :class:`lom_core.batch.Batch`.
             places: (n,) each slot's place in its segment; read by rotary embeddings only.
+            pasts: one a layer: x continues what they keep.
         """
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             if self.recompute and self.training:
                 x = checkpoint(block, x, starts, given, places, use_reentrant=False)
             else:
-                x = block(x, starts, given, places)
+                x = block(x, starts, given, places, None if pasts is None else pasts[i])
         out: Tensor = self.norm(x)
         return out
 
@@ -52,8 +61,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, starts: Tensor, given: Tensor, places: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), starts, given, places))
+    def forward(
+        self, x: Tensor, starts: Tensor, given: Tensor, places: Tensor, past: Past | None = None
+    ) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), starts, given, places, past))
         out: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return out
 
@@ -67,13 +78,15 @@ class Attention(nn.Module):
         self.qk_norm = config.qk_norm
         self.rotary = config.rotary
 
-    def forward(self, x: Tensor, starts: Tensor, given: Tensor, places: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, starts: Tensor, given: Tensor, places: Tensor, past: Past | None = None
+    ) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "n (three h e) -> three n h e", three=3, h=self.n_head)
         if self.qk_norm:
             q, k = (F.rms_norm(t, (t.shape[-1],)).to(v.dtype) for t in (q, k))
         if self.rotary:
             q, k = (rotate(t, places).to(v.dtype) for t in (q, k))
-        heads = attend(q, k, v, starts, given)
+        heads = (attend if past is None else past.attend)(q, k, v, starts, given)
         out: Tensor = self.out(rearrange(heads, "n h e -> n (h e)"))
         return out
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lom_core.errors import ConfigError
-from lom_core.runfile import _Dumper, _from_yaml, load_run, override
+from lom_core.runfile import _Dumper, load_run, override, read_yaml
 
 BASE = """
 modalities:
@@ -78,7 +78,7 @@ def problems(*args: Any) -> list[str]:
     ],
 )
 def test_scalars_are_those_of_yaml_1_2(text: str, value: Any) -> None:
-    found = _from_yaml(text, "here")
+    found = read_yaml(text, "here")
     assert found == value and type(found) is type(value)
 
 
@@ -98,14 +98,14 @@ plain = st.recursive(
 @given(plain)
 @example({"a": "1e-4", "b": "no", "c": "1:30", "d": "010", "e": 1e-7, "f": "\x85\U0001f52d"})
 def test_what_is_dumped_is_read_back(value: Any) -> None:
-    assert _from_yaml(yaml.dump(value, Dumper=_Dumper), "here") == value
+    assert read_yaml(yaml.dump(value, Dumper=_Dumper), "here") == value
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text() | st.from_regex(r"[\[\]{}:,&*!|>'\"%@`#\-? a-z0-9\n]{0,20}", fullmatch=True))
 def test_any_text_is_read_or_refused_as_config_error(text: str) -> None:
     try:
-        _from_yaml(text, "here")
+        read_yaml(text, "here")
     except ConfigError as error:
         assert "\n" not in str(error) and str(error).startswith("here")
 
@@ -373,6 +373,6 @@ def test_a_run_can_be_changed_without_a_file() -> None:
 @given(st.text(max_size=12), st.text(max_size=12))
 def test_any_override_is_taken_or_refused(name: str, value: str) -> None:
     try:
-        override(_from_yaml(BASE, "base"), [f"{name}={value}"])
+        override(read_yaml(BASE, "base"), [f"{name}={value}"])
     except ConfigError as error:
         assert str(error)

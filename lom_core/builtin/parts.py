@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lom_core.errors import ConfigError
 from lom_core.roles import Array, Head, Position, Scale
@@ -151,6 +151,66 @@ class Gaussian(Head, kind="gaussian"):
         from lom_core.heads import GaussianHead
 
         return GaussianHead(n_embd, width, self.min_sigma)
+
+
+class StudentT(Head, kind="student_t"):
+    """As ``gaussian``, with the heavy tails of Student's t: for data with outliers.
+
+    Args:
+        dof: degrees of freedom; 2 has no variance, 30 is all but Gaussian.
+        min_sigma: smallest scale, in model units.
+    """
+
+    dof: float = Field(default=4.0, gt=1)
+    min_sigma: float = Field(default=1e-3, gt=0)
+
+    def build(self, n_embd: int, width: int, vocab_size: int = 0) -> nn.Module:
+        from lom_core.densities import StudentTHead
+
+        return StudentTHead(n_embd, width, self.min_sigma, self.dof)
+
+
+class Mixture(Head, kind="mixture"):
+    """A mixture of Gaussians for each value: for answers that may be one thing or another.
+
+    Args:
+        components: Gaussians a value.
+        min_sigma: smallest standard deviation, in model units.
+    """
+
+    components: int = Field(default=4, ge=1)
+    min_sigma: float = Field(default=1e-2, gt=0)
+
+    def build(self, n_embd: int, width: int, vocab_size: int = 0) -> nn.Module:
+        from lom_core.densities import MixtureHead
+
+        return MixtureHead(n_embd, width, self.components, self.min_sigma)
+
+
+class Quantile(Head, kind="quantile"):
+    """Quantiles for each value, of no assumed shape, scored by the pinball loss.
+
+    Args:
+        levels: which, rising, within 0 .. 1, on both sides of 0.5.
+    """
+
+    levels: tuple[float, ...] = Field(
+        default=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99), min_length=2
+    )
+
+    @field_validator("levels")
+    @classmethod
+    def _rising(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if list(levels) != sorted(set(levels)) or not 0 < levels[0] <= 0.5 <= levels[-1] < 1:
+            raise ConfigError(
+                f"levels {list(levels)} must rise, lie within 0 .. 1 and reach across 0.5"
+            )
+        return levels
+
+    def build(self, n_embd: int, width: int, vocab_size: int = 0) -> nn.Module:
+        from lom_core.densities import QuantileHead
+
+        return QuantileHead(n_embd, width, self.levels)
 
 
 class Categorical(Head, kind="categorical"):

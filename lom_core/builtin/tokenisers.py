@@ -72,6 +72,10 @@ class OneNumber(Tokeniser, kind="one_number"):
     relative to others, so it is only checked. Decoding is exact in float32.
     """
 
+    @property
+    def fixed_positions(self) -> Array:
+        return np.zeros((1, 1), np.float32)
+
     def encode(self, value: Any) -> Tokens:
         parts = value if isinstance(value, Mapping) else {"value": value}
         try:
@@ -98,6 +102,10 @@ class OneLabel(Tokeniser, kind="one_label"):
     @property
     def vocab_size(self) -> int:
         return len(self.labels)
+
+    @property
+    def fixed_positions(self) -> Array:
+        return np.zeros((1, 1), np.float32)
 
     def encode(self, value: Any) -> Tokens:
         value = value.item() if isinstance(value, np.generic) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,8 @@ class Masked(Objective, kind="masked"):
     Args:
         ratio: share of the tokens hidden, at least one token of each observation.
     """
+
+    in_turn: ClassVar[bool] = False
 
     ratio: float = Field(default=0.5, gt=0, le=1)
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from lom_core import __version__
 from lom_core.cli import (
+    calibrate,
     checkpoint,
     config,
     data,
@@ -20,6 +21,7 @@ from lom_core.cli import (
     estimate,
     evaluate,
     plugins,
+    predict,
     report,
     train,
 )
@@ -53,8 +55,8 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    verbs = (train, estimate, evaluate, report, checkpoint, data, config, plugins, doctor)
-    for module in verbs:
+    doing = (estimate, train, evaluate, predict, calibrate, report, checkpoint)
+    for module in (*doing, data, config, plugins, doctor):
         module.add(app)
     _add_plugin_commands(app)
     return app

@@ -6,15 +6,17 @@ import json
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lom_core.errors import BadRecord
 from lom_core.modality import ModalityConfig, ModalityRegistry
-from lom_core.roles import Encoder, Tokens
+from lom_core.roles import Encoder, SequenceEncoder, Tokens
 
 N_LATENT, N_HELD_OUT = 256, 64
 HEAVY = ("torch", "astropy", "datasets", "matplotlib", "pandas", "xarray", "scipy", "PIL", "mido")
@@ -186,6 +188,25 @@ def check_picture_draws(subject: Subject) -> None:
     figure = Figure(figsize=(7.5, 2.7), layout="constrained")
     subject.modality.picture(figure, value, value)
     assert figure.get_axes() or figure.subfigs, "nothing was drawn"
+
+
+def check_writes_files(subject: Subject) -> None:
+    """A decoded observation is written under the path that is asked for, dots and all."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "observation-q0.05"
+        written = subject.modality.write(subject.encoder.decode(subject.tokens()[0]), path)
+        assert written.is_file() and written.stat().st_size, f"{written} was not written"
+        assert written.name.startswith(path.name), f"{written.name} is not {path.name} + an ending"
+
+
+def check_places_follow_from_contents(subject: Subject) -> None:
+    """An encoder that says where tokens stand from their contents says what it encodes."""
+    encoder = subject.encoder
+    if not isinstance(encoder, SequenceEncoder):
+        return
+    for tokens in subject.tokens():
+        told = encoder.places(tokens.content) - tokens.positions
+        assert np.allclose(told, told[:1]), "places() and the positions of encode() differ"
 
 
 def check_packed_equals_unpacked(subject: Subject) -> None:

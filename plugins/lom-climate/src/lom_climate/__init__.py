@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -170,6 +171,18 @@ class ClimateGrid(ModalityConfig, kind="climate_grid"):
 
         return made_up(rng, 4 * self.patch_size, 8 * self.patch_size, len(self.channels))
 
+    def ahead(self, tokens: Tokens, amount: float) -> Array:
+        """The places of the last time, ``amount`` hours later."""
+        from lom_climate.writing import hours_ahead
+
+        return hours_ahead(tokens, amount)
+
+    def write(self, value: Any, path: Path) -> Path:
+        """``PATH.nc``: a variable a channel over lead_time, lat and lon."""
+        from lom_climate.writing import write_fields
+
+        return write_fields(value, path, self.channels, self.unit)
+
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_climate.pictures import draw_maps
 
@@ -185,8 +198,13 @@ class Forecast(Objective, kind="forecast"):
             ``grid_patches``).
     """
 
+    in_turn: ClassVar[bool] = False
+
     modalities: tuple[str, ...] = Field(min_length=1)
     coordinate: int = Field(default=HOURS, ge=0)
+
+    def asks_for(self, name: str) -> bool:
+        return name in self.modalities
 
     def prepare(self, rows: Sequence[Row], layouts: Mapping[str, Layout]) -> Batch:
         from lom_climate.objectives import forecast

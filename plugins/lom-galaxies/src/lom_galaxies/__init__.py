@@ -112,6 +112,12 @@ class GalaxyImages(ModalityConfig, kind="galaxy_images"):
         image = galaxy[..., None] + rng.normal(20.0, 4.0, (high, wide, self.n_chan))
         return np.clip(image, 0, 255).astype(np.uint8), radius
 
+    def write(self, value: Any, path: Path) -> Path:
+        """``PATH.fits``: (C, H, W), NaN where not observed."""
+        from lom_galaxies.writing import write_image
+
+        return write_image(value, path)
+
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_galaxies.pictures import draw_image
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -167,6 +168,14 @@ class Midi(ModalityConfig, kind="midi"):
             "start": start,
             "end": start + rng.uniform(0.1, 0.2, 16),
         }, float(upper.mean())
+
+    def write(self, value: Any, path: Path) -> Path:
+        """``PATH.mid``."""
+        from lom_midi.reading import write_midi
+
+        path = path.with_name(path.name + ".mid")
+        write_midi(value, path)
+        return path
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_midi.pictures import draw_notes

@@ -55,8 +55,11 @@ class ExponentialEncoder:
         )
         ends = self.end is not None and not notes.get("continues", False)
         content = np.concatenate([first, tokens, [self.end] if ends else []]).astype(np.int64)
-        seconds = _steps(content) * STEP
-        return Tokens(content, seconds.astype(np.float32)[:, None])
+        return Tokens(content, self.places(content))
+
+    def places(self, content: Array) -> Array:
+        """(n, 1) seconds since the first token."""
+        return np.asarray((_steps(content) * STEP).astype(np.float32)[:, None])
 
     def decode(self, tokens: Tokens) -> Notes:
         """Notes and ``specials``, up to <END>; times are the tokens' positions.

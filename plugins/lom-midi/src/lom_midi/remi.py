@@ -67,6 +67,8 @@ class Layout:
 class BarBeatEncoder:
     """What BarBeat configures."""
 
+    end: int | None = None
+
     def __init__(self, config: BarBeat) -> None:
         self.resolution = config.resolution
         self.at = Layout(config.resolution, config.longest)
@@ -111,6 +113,20 @@ class BarBeatEncoder:
         when = np.insert(np.repeat(start[:, None], 4, axis=1)[kept], border, np.repeat(bars, 3))
         beats = (when - when[0]) / self.resolution
         return Tokens(content, beats.astype(np.float32)[:, None])
+
+    def places(self, content: Array) -> Array:
+        """(n, 1) quarter notes since the first bar: a bar stands where the one before it ends."""
+        at, bar, position, length = self.at, 0, 0, 8 * self.resolution // 2
+        steps = np.empty(len(content), np.int64)
+        for number, token in enumerate(content.tolist()):
+            if token == 0:
+                bar, position = bar + (length if number else 0), 0
+            elif token < at.tempo:
+                length = (token - at.meter + 1) * self.resolution // 2
+            elif at.position <= token < at.pitch:
+                position = token - at.position
+            steps[number] = bar + position
+        return (steps / self.resolution).astype(np.float32)[:, None]
 
     def decode(self, tokens: Tokens) -> Notes:
         """Notes in seconds from the first bar on, with tempos and meters, for any sequence.

@@ -49,6 +49,8 @@ def library_tokeniser(algorithm: str) -> Any:
 class LibraryEncoder:
     """Notes -> symusic's score -> MidiTok's numbers, and back."""
 
+    end: int | None = None
+
     def __init__(self, algorithm: str) -> None:
         self.algorithm = algorithm
 
@@ -60,7 +62,10 @@ class LibraryEncoder:
         ids = np.asarray((found[0] if isinstance(found, list) else found).ids, dtype=np.int64)
         if not len(ids):
             raise BadRecord("a piece without any token")
-        return Tokens(ids, np.arange(len(ids), dtype=np.float32)[:, None])
+        return Tokens(ids, self.places(ids))
+
+    def places(self, content: Array) -> Array:
+        return np.arange(len(content), dtype=np.float32)[:, None]
 
     def decode(self, tokens: Tokens) -> Notes:
         tokeniser, ids = library_tokeniser(self.algorithm), tokens.content.tolist()

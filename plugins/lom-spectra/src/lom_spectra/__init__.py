@@ -116,6 +116,13 @@ class Spectra(ModalityConfig, kind="spectra"):
         flux = (flux + rng.normal(0, 0.3, n)).astype(np.float32)
         return {"flux": flux, "wavelength": from_micron(wavelength, self.wavelength_unit)}, line
 
+    def write(self, value: Any, path: Path) -> Path:
+        """``PATH.fits``: a table of WAVELENGTH and FLUX with their units."""
+        from lom_spectra.writing import write_spectrum
+
+        unit = getattr(self.tokeniser, "wavelength_unit", "micron")
+        return write_spectrum(value, path, unit, self.unit)
+
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_spectra.pictures import draw_spectrum
         from lom_spectra.wavelengths import to_micron

@@ -108,6 +108,12 @@ class Text(ModalityConfig, kind="text"):
         share = float(rng.uniform())
         return "".join(rng.choice(["a", "b"], size=40, p=[share, 1 - share])), share
 
+    def write(self, value: Any, path: Path) -> Path:
+        """``PATH.txt`` in UTF-8."""
+        path = path.with_name(path.name + ".txt")
+        path.write_text(str(value), encoding="utf8")
+        return path
+
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_text.pictures import draw_text
 

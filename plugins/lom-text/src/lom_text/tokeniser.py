@@ -22,10 +22,15 @@ END = 256
 class ByteEncoder:
     """UTF-8 bytes, then END."""
 
+    end: int | None = END
+
     def encode(self, value: Any) -> Tokens:
         data = checked(value).encode("utf8", errors="surrogatepass")
         content = np.frombuffer(data, dtype=np.uint8).astype(np.int64)
         return in_turn(np.append(content, END))
+
+    def places(self, content: Array) -> Array:
+        return in_turn(content).positions
 
     def decode(self, tokens: Tokens) -> str:
         """The text up to the first END."""
@@ -39,6 +44,17 @@ class LibraryEncoder:
 
     def __init__(self, config: TokenizerJson) -> None:
         self.config = config
+
+    @property
+    def end(self) -> int | None:
+        """The token that its post-processor puts last, where it is asked to."""
+        if not self.config.special_tokens:
+            return None
+        ids = load(self.config.path, self.config.sha256).encode("").ids
+        return int(ids[-1]) if ids else None
+
+    def places(self, content: Array) -> Array:
+        return in_turn(content).positions
 
     def encode(self, value: Any) -> Tokens:
         found = load(self.config.path, self.config.sha256).encode(

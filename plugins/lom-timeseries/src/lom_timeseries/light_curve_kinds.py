@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -130,6 +131,18 @@ class LightCurve(ModalityConfig, kind="light_curve"):
             curve["band"] = rng.choice(np.array(self.bands), n)
         return curve, peak
 
+    def ahead(self, tokens: Tokens, amount: float) -> Array:
+        """Every band at the curve's usual spacing, at least a day, for ``amount`` days."""
+        from lom_timeseries.writing import epochs_ahead
+
+        return epochs_ahead(tokens, amount, bool(self.bands))
+
+    def write(self, value: Any, path: Path) -> Path:
+        """``PATH.ecsv``: time in days, band, value."""
+        from lom_timeseries.writing import write_light_curve
+
+        return write_light_curve(value, path, self.unit)
+
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_timeseries.pictures import draw_light_curve
 
@@ -213,6 +226,8 @@ class AstromerMasked(Objective, kind="astromer_masked"):
         probed, kept, replaced: shares, each 0 .. 1; the defaults are those of AstroMer's
             ``mask_dataset`` (msk_frac 0.5, same_frac 0.2, rnd_frac 0.2).
     """
+
+    in_turn: ClassVar[bool] = False
 
     probed: float = Field(default=0.5, gt=0, lt=1)
     kept: float = Field(default=0.2, ge=0, lt=1)

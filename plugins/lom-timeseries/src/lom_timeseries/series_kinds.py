@@ -126,6 +126,18 @@ class Series(ModalityConfig, kind="series"):
         values = spikes[:, None] + rng.normal(0, 0.05, (n, len(self.leads)))
         return {"values": values.astype(np.float32), "rate": self.rate}, height
 
+    def ahead(self, tokens: Tokens, amount: float) -> Array:
+        """The patches of the next ``amount`` seconds."""
+        from lom_timeseries.writing import patches_ahead
+
+        return patches_ahead(tokens, amount, self.patch_size / self.rate, self.across)
+
+    def write(self, value: Any, path: Path) -> Path:
+        """``PATH.csv``: seconds and a column a lead."""
+        from lom_timeseries.writing import write_series
+
+        return write_series(value, path, self.leads)
+
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         from lom_timeseries.pictures import draw_series
 

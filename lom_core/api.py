@@ -1,0 +1,352 @@
+"""A trained model to ask: ``model = lom_core.load("logs/demo")``.
+
+    model.predict(records, given=["images"], target="spectra", quantiles=(0.05, 0.95))
+    model.generate(records, target="midi", prompt=64, temperature=0.9, top_p=0.95)
+    model.log_likelihood(records, given=["images"])
+
+Records are what data sets yield, ``{modality: raw observation}``; answers are in physical units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lom_core import answers, conformal
+from lom_core.checkpoint import find, load_model
+from lom_core.config import RunConfig
+from lom_core.conformal import Correction, weights_of
+from lom_core.data import Reader
+from lom_core.device import pick_device
+from lom_core.errors import ConfigError, DataError
+from lom_core.heads import CategoricalHead, Draw
+from lom_core.modality import ModalityRegistry
+from lom_core.model import Lom
+from lom_core.prediction import Prediction
+from lom_core.requests import Requests, Where, first, name_of
+from lom_core.roles import Array, Encoder, Record, Tokens
+from lom_core.seeds import mix
+from lom_core.sources import ListSource
+
+
+class LargeObservationModel:
+    """A trained model with all that it needs to read observations and to answer in their units.
+
+    It computes in float32, whatever precision it was trained in.
+
+    Args:
+        lom: the network, with its fitted scales, in evaluation mode.
+        config: the run that it was trained in.
+        checkpoint: the folder that it came from.
+        corrections: of each modality's intervals, where it was calibrated.
+        state: the checkpoint's ``state.json``.
+    """
+
+    def __init__(
+        self,
+        lom: Lom,
+        config: RunConfig,
+        checkpoint: Path,
+        corrections: Mapping[str, Correction] | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.lom, self.config, self.checkpoint = lom, config, checkpoint
+        self.corrections, self.state = dict(corrections or {}), dict(state or {})
+
+    @property
+    def modalities(self) -> ModalityRegistry:
+        """The configs of the modalities that it knows, by name."""
+        return self.lom.registry
+
+    @property
+    def device(self) -> torch.device:
+        return self.lom.bos.device
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Turns records into tokens: ``reader.tokens(record)``; ``.over(source)`` for more."""
+        return Reader(
+            ListSource([]),
+            self.modalities,
+            self.config.data.block_size,
+            leads=self.config.objective.leads,
+        )
+
+    @cached_property
+    def requests(self) -> Requests:
+        """Checks what is asked of it."""
+        return Requests(self.lom, self.config.objective, self.encoders, self.corrections)
+
+    @property
+    def encoders(self) -> dict[str, Encoder]:
+        """``encode`` and ``decode`` of each modality."""
+        return self.reader.encoders
+
+    def predict(self, records: Record | Iterable[Record], **how: Any) -> list[Prediction]:
+        """What is the content of ``target`` at each position, given what was observed?
+
+        Args:
+            records: one or many; each may lack modalities that are not given.
+            given: modalities that are shown; all but the target if None.
+            target: the modality that is asked for.
+            at: (n, p) positions, in the modality's units; those of the record's own target if None.
+            samples: answers to draw; those of a causal model are joint, each token given the last.
+            temperature: of the samples.
+            quantiles: levels, such as (0.05, 0.5, 0.95): of the samples where a causal model drew
+                any; else each token's, given what is given and the points before it. Corrected if
+                the checkpoint is calibrated.
+            seed: of the samples; record i of the list draws the same whatever else is asked.
+
+        Errors:
+            ConfigError: a modality that it does not know or never saw, positions of the wrong
+                width or out of range, quantiles or samples of a head that has none.
+            DataError: a record without what is to be given.
+            BadRecord: a record that cannot be used.
+        """
+        return list(self.predictions(records, **how))
+
+    @torch.no_grad()
+    def predictions(
+        self,
+        records: Record | Iterable[Record],
+        target: str,
+        given: Sequence[str] | None = None,
+        at: Any = None,
+        samples: int = 0,
+        temperature: float = 1.0,
+        quantiles: Sequence[float] = (),
+        seed: int = 0,
+    ) -> Iterator[Prediction]:
+        """The same one by one, as they are read: for more records than fit in memory."""
+        self.requests.known(target, given)
+        self.requests.levels(target, quantiles)
+        self.requests.times(samples, quantiles)
+        for i, record in enumerate(_many(records)):
+            tokens = self.reader.tokens(record)
+            shown = self.requests.given(record, tokens, target, given)
+            where = self.requests.where(record, tokens, target, shown, at)
+            draw = self._draw(temperature, mix(seed, i))
+            yield self._predict(name_of(record, i), shown, target, where, draw, samples, quantiles)
+
+    def generate(self, records: Record | Iterable[Record], **how: Any) -> list[Prediction]:
+        """Continue or create ``target``: text and music to their end, others where they are asked.
+
+        Args:
+            records: one or many; ``{}`` creates from nothing.
+            target: the modality to continue.
+            given: other modalities that are shown; all of the record's if None.
+            prompt: the target's first tokens that are kept: a number of them, a share below 1, or
+                None for all.
+            at: (n, p) positions to fill; if None, those of the record that the prompt leaves out.
+            ahead: instead of ``at``, how far to go on, in the modality's own unit (light curves:
+                days, grids: hours, series: seconds).
+            max_tokens: at most so many; None is all that are asked for, and of text and music what
+                fills a row of the training run.
+            samples: how many continuations.
+            temperature, top_k, top_p: of the draws; temperature 0 takes the point.
+            seed: of the draws.
+            cache: keep keys and values; False computes the same slowly.
+
+        Errors:
+            As :meth:`predict`.
+        """
+        return list(self.generations(records, **how))
+
+    @torch.no_grad()
+    def generations(
+        self,
+        records: Record | Iterable[Record],
+        target: str,
+        given: Sequence[str] | None = None,
+        prompt: float | None = None,
+        at: Any = None,
+        ahead: float | None = None,
+        max_tokens: int | None = None,
+        samples: int = 1,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        cache: bool = True,
+    ) -> Iterator[Prediction]:
+        """The same one by one."""
+        self.requests.known(target, given)
+        if (top_k or top_p < 1) and not self.lom.part(target).discrete:
+            raise ConfigError(f"top_k and top_p choose among tokens; '{target}' is continuous")
+        for i, record in enumerate(_many(records)):
+            tokens = self.reader.tokens(record)
+            others = [n for n in tokens if n != target] if given is None else given
+            shown = self.requests.given(record, tokens, target, [n for n in others if n != target])
+            whole = tokens.get(target)
+            if whole is None and prompt:
+                raise DataError(f"record {name_of(record, i)} has no '{target}' to begin from")
+            before = None if whole is None else self._begin(target, whole, prompt)
+            if before is not None and len(before):
+                shown[target] = before
+            rest = whole[len(before) :] if whole is not None and before is not None else None
+            where = self.requests.onwards(target, before, rest, at, ahead)
+            draw = self._draw(temperature, mix(seed, i), top_k, top_p)
+            found = self._ask(shown, target, where, draw, samples, max_tokens, cache)
+            yield Prediction(
+                name_of(record, i),
+                target,
+                self.encoders[target],
+                sampled=found.tokens,
+                before=before,
+            )
+
+    @torch.no_grad()
+    def log_likelihood(
+        self,
+        records: Record | Iterable[Record],
+        given: Sequence[str] = (),
+        target: str | None = None,
+    ) -> list[dict[str, float]]:
+        """Nats of each record's modalities in physical units, given some of them.
+
+        Values are scored in the units in which they are stored, by densities with the scaling's
+        derivative in them, so that models with other scales, tokens or heads compare. A causal
+        model's is the joint ln p(asked | given), a masked one's the sum over tokens as if they did
+        not depend on one another.
+
+        Args:
+            given: modalities that are shown and not scored; what training always gives is, too.
+            target: the one to score; all that are not given if None.
+        """
+        found = []
+        for record in _many(records):
+            tokens = self.reader.tokens(record)
+            leads = [n for n in self.config.objective.leads if n in tokens and n != target]
+            names = [*given, *(n for n in leads if n not in given)]
+            shown = self.requests.given(record, tokens, target or "", names)
+            asked = [n for n in tokens if n not in shown and target in (None, n)]
+            if not asked:
+                raise DataError(
+                    f"record {name_of(record)} has nothing to score beside {list(given)}"
+                )
+            for name in asked:
+                self.requests.known(name, given)
+            hidden = {name: tokens[name] for name in asked}
+            objective = self.config.objective
+            found.append(answers.log_likelihood(self.lom, objective, shown, hidden))
+        return found
+
+    def _predict(
+        self,
+        name: str,
+        shown: dict[str, Tokens],
+        target: str,
+        where: Where,
+        draw: Draw,
+        samples: int,
+        levels: Sequence[float],
+    ) -> Prediction:
+        part, encoder = self.lom.part(target), self.encoders[target]
+        point = self._ask(shown, target, where, None, 1)
+        tokens, h = point.tokens[0], point.h[0]
+        drawn = self._ask(shown, target, where, draw, samples).tokens if samples else []
+        chances = None
+        if isinstance(part.head, CategoricalHead):
+            chances = part.head.probabilities(h[: len(tokens)]).cpu().numpy()
+        bounds = {}
+        if levels:
+            correction, at = self.corrections.get(target), torch.as_tensor(tokens.positions)
+            if drawn and self.config.objective.in_turn:
+                model_units = torch.stack(
+                    [part.scale(*_on(self.device, t.content, t.positions)) for t in drawn]
+                )
+                q = torch.tensor([*levels, 0.5], device=self.device)
+                found = torch.quantile(model_units, q, dim=0)
+                found = conformal.stretched(found[:-1], found[-1], levels, correction)
+            else:
+                found = conformal.quantiles(part.head, h, levels, correction)
+            for level, values in zip(levels, found, strict=True):
+                content = part.scale.inverse(values, at.to(values.device)).cpu().numpy()
+                bounds[level] = Tokens(content, tokens.positions)
+        return Prediction(name, target, encoder, tokens, drawn, bounds, chances)
+
+    def _ask(
+        self,
+        shown: Mapping[str, Tokens],
+        target: str,
+        where: Where,
+        draw: Draw | None,
+        times: int,
+        longest: int | None = None,
+        cache: bool = True,
+    ) -> answers.Answer:
+        objective = self.config.objective
+        draw = None if draw is not None and draw.temperature == 0 else draw
+        ordered = self._ordered(shown, target)
+        if not objective.in_turn:
+            if not isinstance(where, np.ndarray):
+                raise ConfigError(
+                    f"this model answers all at once ({objective.tag}): it must be told the "
+                    f"positions of '{target}' with at"
+                )
+            return answers.at_once(self.lom, objective, ordered, target, where, draw, times)
+        if isinstance(where, np.ndarray):
+            where = where[:longest]
+        elif longest is None:
+            longest = max(1, self.config.data.block_size - 1 - sum(map(len, shown.values())))
+        return answers.in_turn(
+            self.lom, objective, ordered, target, where, draw, times, longest or 0, cache
+        )
+
+    def _begin(self, target: str, whole: Tokens, prompt: float | None) -> Tokens:
+        """What is kept of a record's target; an end that is to be gone beyond is not."""
+        end = getattr(self.encoders[target], "end", None)
+        if prompt is None and end is not None and whole.content[-1] == end:
+            return whole[:-1]
+        return first(whole, prompt)
+
+    def _ordered(self, shown: Mapping[str, Tokens], target: str) -> dict[str, Tokens]:
+        """As they stood in training, what leads first and the target last."""
+        leads = self.config.objective.leads
+        names = [name for name in self.modalities.names() if name in shown]
+        names.sort(key=lambda name: (name == target, name not in leads))
+        return {name: shown[name] for name in names}
+
+    def _draw(self, temperature: float, seed: int, top_k: int = 0, top_p: float = 1.0) -> Draw:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return Draw(temperature, top_k, top_p, generator)
+
+    def __repr__(self) -> str:
+        return f"LargeObservationModel({', '.join(self.modalities.names())}; {self.checkpoint})"
+
+
+def load(
+    path: str | Path, device: str | None = None, calibrated: bool = True
+) -> LargeObservationModel:
+    """The model of a checkpoint, or of a run's folder (its best checkpoint).
+
+    Args:
+        device: "cpu", "cuda" ...; that of the run if None ("auto": a GPU where there is one).
+        calibrated: correct intervals where ``lom calibrate`` left a correction beside the weights.
+
+    Errors:
+        CheckpointError: there is none, it is damaged, or it needs a plugin that is not installed.
+        ConfigError: no such device.
+    """
+    checkpoint = find(path)
+    lom, config, state = load_model(checkpoint)
+    system = (
+        config.system if device is None else config.system.model_copy(update={"device": device})
+    )
+    corrections = conformal.load(checkpoint, weights_of(state)) if calibrated else {}
+    return LargeObservationModel(
+        lom.to(pick_device(system)), config, checkpoint, corrections, state
+    )
+
+
+def _many(records: Record | Iterable[Record]) -> Iterable[Record]:
+    return [records] if isinstance(records, Mapping) else records
+
+
+def _on(device: torch.device, *arrays: Array) -> list[torch.Tensor]:
+    return [torch.as_tensor(array, device=device) for array in arrays]
