@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from lom_climate.file_grid import Grid, read_grid
 from lom_climate.files import DAMAGE, Field, TimeAxis, open_file
+from lom_climate.probe import probe
 from lom_climate.times import from_text, told
 from lom_core import BadRecord, ConfigError, DataError, ModalityRegistry
 from lom_core.files import list_paths
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nc", ".nc4", ".cdf", ".grib", ".grib2", ".grb", ".grb2")
 OPEN_FILES = 8  # kept open in each process
+Stamp = tuple[int, int] | None
 EXACT = 1 / 3600  # hours within which two times are the same
 UNEVEN = 1.5  # of the usual step: a gap (months differ by a tenth)
 
@@ -33,22 +36,17 @@ def open_files(config: ClimateFiles, registry: ModalityRegistry) -> FieldSource:
         DataError: files that cannot be opened or put together, or no record in them.
     """
     paths = _paths(config.paths)
-    fields: dict[str, list[Field]] = {}
-    axes: list[TimeAxis] = []
-    grid: Grid | None = None
-    for path in paths:
-        with open_file(path) as data:
-            found = {
-                m: data.fields(v, config.levels, config.units)
-                for m, v in config.by_modality().items()
-            }
-            every = [field for several in found.values() for field in several]
-            axes.append(data.time_axis(every[0]))
-            here = read_grid(data, every, config.region)
-        if grid is not None and not grid.same(here):
+    stamps = [_stamp(path) for path in paths]
+    probe(config, paths)
+    first = lay_out(config, paths[0])
+    fields, grid, axes = first.fields, first.grid, [first.axis]
+    for path in paths[1:]:
+        layout = lay_out(config, path)
+        if not grid.same(layout.grid):
             raise DataError(f"{path}: another grid than {paths[0]}; give them as two data sets")
-        grid, fields = here, found
-    assert grid is not None, "list_paths gives at least one"
+        if fields != layout.fields:
+            raise DataError(f"{path}: its levels stand in another order than those of {paths[0]}")
+        axes.append(layout.axis)
     for name, several in fields.items():
         _check_channels(registry, name, [field.channel for field in several])
     times, where, calendar = _joined(axes)
@@ -56,7 +54,34 @@ def open_files(config: ClimateFiles, registry: ModalityRegistry) -> FieldSource:
     records = _records(config, times, calendar)
     if not len(records):
         raise DataError(_no_record(config, times, calendar))
-    return FieldSource(paths, fields, grid, times, where, calendar, records, mask)
+    return FieldSource(paths, stamps, fields, grid, times, where, calendar, records, mask)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a file holds: the fields of each modality, its times and its grid."""
+
+    fields: dict[str, list[Field]]
+    axis: TimeAxis
+    grid: Grid
+
+    @property
+    def every(self) -> list[Field]:
+        return [field for several in self.fields.values() for field in several]
+
+
+def lay_out(config: ClimateFiles, path: Path) -> Layout:
+    """Find the config's variables in a file.
+
+    Errors:
+        DataError: it cannot be opened, or lacks what the config asks for.
+    """
+    with open_file(path) as data:
+        fields = {
+            m: data.fields(v, config.levels, config.units) for m, v in config.by_modality().items()
+        }
+        every = [field for several in fields.values() for field in several]
+        return Layout(fields, data.time_axis(every[0]), read_grid(data, every, config.region))
 
 
 class FieldSource:
@@ -65,6 +90,7 @@ class FieldSource:
     def __init__(
         self,
         paths: list[Path],
+        stamps: list[Stamp],
         fields: dict[str, list[Field]],
         grid: Grid,
         times: Array,
@@ -73,7 +99,8 @@ class FieldSource:
         records: Array,
         mask: Array | None,
     ) -> None:
-        self.paths, self.fields, self.grid, self.mask = paths, fields, grid, mask
+        self.paths, self.stamps = paths, stamps
+        self.fields, self.grid, self.mask = fields, grid, mask
         self.times, self.where, self.calendar = times, where, calendar  # (t,), (t, 2) file, index
         self.records = records  # (k, 1 + s): base and steps, as numbers of times
         self._open: OrderedDict[Path, Any] = OrderedDict()
@@ -107,8 +134,10 @@ class FieldSource:
         file, at = self.where[step]
         path = self.paths[file]
         try:
-            data = self._file(path)
+            data = self._file(int(file))
             values = np.stack([self.grid.cut(data.read(field, int(at))) for field in fields])
+        except BadRecord:
+            raise
         except DataError as error:
             raise BadRecord("cannot be read", file=path, row=int(at), detail=str(error)) from error
         except DAMAGE as error:
@@ -119,16 +148,28 @@ class FieldSource:
             raise BadRecord("no observed value", file=path, row=int(at))
         return values
 
-    def _file(self, path: Path) -> Any:
+    def _file(self, file: int) -> Any:
         """The open file; a process never uses a handle that another one opened."""
+        path = self.paths[file]
         if self._process != os.getpid():
             self._open, self._process = OrderedDict(), os.getpid()
         if path not in self._open:
             while len(self._open) >= OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
+            if _stamp(path) != self.stamps[file]:
+                raise BadRecord("changed since the data set was opened", file=path)
             self._open[path] = open_file(path)
         self._open.move_to_end(path)
         return self._open[path]
+
+
+def _stamp(path: Path) -> Stamp:
+    """Size and time of a file's last change; none of a store, which is a folder."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if path.is_file() else None
 
 
 def _paths(paths: str | list[str]) -> list[Path]:
@@ -225,14 +266,25 @@ def _no_record(config: ClimateFiles, times: Array, calendar: str) -> str:
 def _mask(config: ClimateFiles, grid: Grid) -> Array:
     """(y, x), True = bad."""
     assert config.mask is not None
+    here, values = read_mask(config)
+    if not grid.same(here):
+        raise DataError(f"{config.mask.file}: the mask is on another grid than the data")
+    bad = values > 0.5
+    return np.asarray(~bad if config.mask.invert else bad)
+
+
+def read_mask(config: ClimateFiles) -> tuple[Grid, Array]:
+    """The mask's grid and its values (y, x) float32.
+
+    Errors:
+        DataError: its file or variable cannot be read.
+    """
+    assert config.mask is not None
     path = Path(config.mask.file).expanduser()
     with open_file(path) as data:
         field = data.fields([config.mask.variable], data.levels_of(config.mask.variable)[:1], {})[0]
-        if not grid.same(read_grid(data, [field], config.region)):
-            raise DataError(f"{path}: the mask is on another grid than the data")
+        grid = read_grid(data, [field], config.region)
         try:
-            values = grid.cut(data.read(field, 0))
+            return grid, grid.cut(data.read(field, 0))
         except DAMAGE as error:
             raise DataError(f"{path}: the mask cannot be read ({error})") from error
-    bad = values > 0.5
-    return np.asarray(~bad if config.mask.invert else bad)

@@ -58,9 +58,11 @@ def open_file(path: Path) -> GridFile:
 
     if not path.exists():
         raise DataError(f"{path}: no such file")
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"{path}: neither a file nor a folder")
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path}: empty file")
-    engine = ENGINES.get(path.suffix.lower()) or _netcdf_engine(path)
+    engine = engine_of(path)
     extra = {"backend_kwargs": {"indexpath": ""}} if engine == "cfgrib" else {}
     try:
         with warnings.catch_warnings():
@@ -81,8 +83,16 @@ def open_file(path: Path) -> GridFile:
     return GridFile(path, data)
 
 
-def _netcdf_engine(path: Path) -> str:
-    """Classic NetCDF is read by scipy: the C library ends the process on damaged headers."""
+def engine_of(path: Path) -> str:
+    """xarray's engine for a file or a Zarr store.
+
+    Classic NetCDF is read by scipy: the C library ends the process on damaged headers.
+
+    Errors:
+        DataError: it cannot be read at all.
+    """
+    if path.suffix.lower() in ENGINES:
+        return ENGINES[path.suffix.lower()]
     try:
         with path.open("rb") as file:
             return "scipy" if file.read(4) in (b"CDF\x01", b"CDF\x02") else "netcdf4"
