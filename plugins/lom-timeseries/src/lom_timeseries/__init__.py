@@ -23,6 +23,7 @@ from lom_timeseries.series_kinds import (
     ECG,
     LEADS,
     PTBXL,
+    UCR,
     AugmentedSeries,
     ECGFiles,
     ECGSamples,
@@ -41,7 +42,7 @@ def lom_register(register: Callable[[type[Component]], None]) -> None:
         *(LightCurve, LightCurveEpochs, TimeAndBand, AstromerTime, AstromerMasked),
         *(LightCurveFiles, KeplerFiles, AstromerRecords, LightCurveSamples),
         *(Series, ECG, SeriesPatches),
-        *(ECGFiles, PTBXL, UCRFiles, AugmentedSeries, ECGSamples),
+        *(ECGFiles, PTBXL, UCR, UCRFiles, AugmentedSeries, ECGSamples),
     ):
         register(cls)
 
@@ -59,6 +60,7 @@ __all__ = [
     "ECG",
     "LEADS",
     "PTBXL",
+    "UCR",
     "AstromerMasked",
     "AstromerRecords",
     "AstromerTime",

@@ -235,6 +235,38 @@ class UCRFiles(Dataset, kind="ucr_files"):
         return open_ucr(self)
 
 
+class UCR(Dataset, kind="ucr"):
+    """A set of the UCR / UEA archive by its name, split as published: ``{name: GunPoint}``.
+
+    The archive's validation split does not exist: it is taken from its training series, the same
+    share of each class. Splits of one run need the same ``val_fraction`` and ``seed``.
+
+    Args:
+        name: of the set, as its files begin: ``GunPoint_TRAIN.ts`` (or ``.tsv``).
+        split: ``train``, ``val``, or ``test``: the whole of the published test series.
+        folder: where the archive is unpacked, with a folder a set or without; empty: the sets
+            that the package aeon ships (``pip install lom-timeseries[aeon]``).
+        val_fraction: of the training series; 0 keeps all of them for training.
+        label_modality: under which records hold the class, a string, or the number where the set
+            is one for regression; empty leaves it out.
+    """
+
+    name: str
+    split: Literal["train", "val", "test"] = "train"
+    folder: str = ""
+    val_fraction: float = Field(default=0.2, ge=0, lt=1)
+    seed: int = 0
+    modality: str = "series"
+    label_modality: str = ""
+
+    def build(self, registry: ModalityRegistry) -> Source:
+        from lom_timeseries.ucr import open_named
+
+        for name in filter(None, (self.modality, self.label_modality)):
+            registry.get_config(name)
+        return open_named(self)
+
+
 class AugmentedSeries(Dataset, kind="augmented_series"):
     """The series of another data set, and ``copies`` of each, changed by ``seed``.
 
