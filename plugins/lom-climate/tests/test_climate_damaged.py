@@ -21,6 +21,7 @@ from lom_climate import probe as probing
 from lom_core import DataError, LomError, ModalityRegistry
 
 ONE = ModalityRegistry([ClimateGrid(channels=("t",), patch_size=2)])
+GRIB = Path(__file__).parent / "data" / "polar_stereo.grib2"
 NUMBER = count()
 
 
@@ -42,8 +43,9 @@ def write(path: Path, first: int = 0, n: int = 4) -> bytes:
     return path.read_bytes()
 
 
-def config(paths: list[Path]) -> ClimateFiles:
-    return ClimateFiles(paths=[str(p) for p in paths], variables=["t"], steps=[0, 1])
+def config(paths: list[Path], **fields: Any) -> ClimateFiles:
+    given = {"paths": [str(p) for p in paths], "variables": ["t"], "steps": [0, 1], **fields}
+    return ClimateFiles.model_validate(given)
 
 
 def hanging(path: Path) -> None:
@@ -121,38 +123,56 @@ def test_levels_in_another_order(tmp_path: Path) -> None:
         both.build(ONE)
 
 
-BYTES = st.tuples(st.integers(0, 10**6), st.integers(0, 255))
+Damage = tuple[list[tuple[int, int]], int | None]  # bytes of a file, and where it ends
+AT = st.integers(0, 250) | st.integers(0, 10**6)
 DAMAGED = st.tuples(
-    st.lists(BYTES, min_size=1, max_size=4), st.none() | st.integers(0, 10**6)
-)  # bytes of a file, and where it ends
+    st.lists(st.tuples(AT, st.integers(0, 255)), min_size=1, max_size=4),
+    st.none() | st.integers(0, 10**6),
+)
 
 
+@pytest.mark.parametrize("form", ["NetCDF-4", "GRIB"])
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(damaged=st.lists(DAMAGED, min_size=12, max_size=12))
 def test_damaged_bytes_raise_only_our_errors(
-    tmp_path: Path, monkeypatch: Any, damaged: list[tuple[list[tuple[int, int]], int | None]]
+    tmp_path: Path, monkeypatch: Any, form: str, damaged: list[Damage]
 ) -> None:
+    if form == "GRIB":
+        pytest.importorskip("cfgrib")
+        whole, ending, damaged = GRIB.read_bytes(), "grib2", damaged[:4]  # slow to decode
+    else:
+        whole, ending = write(tmp_path / "whole.nc"), "nc"
     # A path of its own: the library remembers files that it failed to open.
-    whole = write(tmp_path / "whole.nc")
-    paths = [tmp_path / f"{next(NUMBER)}.nc" for _ in damaged]
-    for path, (edits, cut) in zip(paths, damaged, strict=True):
-        content = bytearray(whole)
-        for at, byte in edits:
-            content[at % len(whole)] = byte
-        path.write_bytes(content[: None if cut is None else cut % len(whole)])
+    paths = [tmp_path / f"{next(NUMBER)}.{ending}" for _ in damaged]
+    for path, edits in zip(paths, damaged, strict=True):
+        damage(path, whole, edits)
+    read_all(monkeypatch, paths)
+
+
+def damage(path: Path, whole: bytes, damaged: Damage) -> None:
+    edits, cut = damaged
+    content = bytearray(whole)
+    for at, byte in edits:
+        content[at % len(whole)] = byte
+    path.write_bytes(content[: None if cut is None else cut % len(whole)])
+
+
+def read_all(monkeypatch: Any, paths: list[Path]) -> None:
+    """Open and read the files, one data set each, though one child has met them all."""
     with monkeypatch.context() as patch:
-        patch.setattr(probing, "PATIENCE", 5.0)
+        patch.setattr(probing, "PATIENCE", 10.0)
         met = _met(paths)
-        patch.setattr(datasets, "probe", lambda *_: None)  # they were met just now
+        patch.setattr(datasets, "probe", lambda *_: None)
         for path in met:
             with suppress(LomError):
-                source = config([path]).build(ONE)
+                source = config([path], steps=[0]).build(ONE)
                 for index in range(min(len(source), 3)):
-                    ONE.get_config("climate").tokeniser.build().encode(source[index]["climate"])
+                    value = source[index]["climate"]
+                    ONE.get_config("climate").tokeniser.build().encode(value)
 
 
 def _met(paths: list[Path]) -> list[Path]:

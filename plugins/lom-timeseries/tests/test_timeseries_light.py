@@ -42,6 +42,7 @@ COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
     (Dataset, {"kind": "ecg_files", "paths": "x", "baseline_window": 0.5}),
     (Dataset, {"kind": "ptbxl", "root": "x", "targets": {"k": "scp:NORM"}}),
     (Dataset, {"kind": "ucr_files", "paths": "x"}),
+    (Dataset, {"kind": "ucr", "name": "GunPoint", "split": "val", "seed": 2}),
     (Dataset, {"kind": "augmented_series", "of": {"kind": "ecg_samples"}, "seed": 4}),
     (Dataset, {"kind": "ecg_samples", "split": "val"}),
 ]

@@ -50,6 +50,7 @@ class ClimateFiles(Dataset, kind="climate_files"):
         period: first and last date, both within: ["1979-01", "2010-12"]. All steps of a record
             lie within it.
         mask: which pixels are bad.
+        filter_by_keys: of GRIB only the messages with these keys: ``{typeOfLevel: surface}``.
 
     Errors:
         DataError: before training starts, for what is wrong with a file as a whole.
@@ -67,6 +68,7 @@ class ClimateFiles(Dataset, kind="climate_files"):
     region: tuple[float, float, float, float] | None = None
     period: tuple[str, str] | None = None
     mask: GridMask | None = None
+    filter_by_keys: dict[str, str | int | float] = {}
 
     @field_validator("steps")
     @classmethod

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lom_climate.file_grid import Grid, read_grid
-from lom_climate.files import DAMAGE, Field, TimeAxis, open_file
+from lom_climate.files import DAMAGE, Field, Key, TimeAxis, open_file
 from lom_climate.probe import probe
 from lom_climate.times import from_text, told
 from lom_core import BadRecord, ConfigError, DataError, ModalityRegistry
@@ -54,7 +54,8 @@ def open_files(config: ClimateFiles, registry: ModalityRegistry) -> FieldSource:
     records = _records(config, times, calendar)
     if not len(records):
         raise DataError(_no_record(config, times, calendar))
-    return FieldSource(paths, stamps, fields, grid, times, where, calendar, records, mask)
+    keys = config.filter_by_keys
+    return FieldSource(paths, stamps, keys, fields, grid, times, where, calendar, records, mask)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def lay_out(config: ClimateFiles, path: Path) -> Layout:
     Errors:
         DataError: it cannot be opened, or lacks what the config asks for.
     """
-    with open_file(path) as data:
+    with open_file(path, config.filter_by_keys) as data:
         fields = {
             m: data.fields(v, config.levels, config.units) for m, v in config.by_modality().items()
         }
@@ -91,6 +92,7 @@ class FieldSource:
         self,
         paths: list[Path],
         stamps: list[Stamp],
+        filter_by_keys: dict[str, Key],
         fields: dict[str, list[Field]],
         grid: Grid,
         times: Array,
@@ -99,7 +101,7 @@ class FieldSource:
         records: Array,
         mask: Array | None,
     ) -> None:
-        self.paths, self.stamps = paths, stamps
+        self.paths, self.stamps, self.filter_by_keys = paths, stamps, filter_by_keys
         self.fields, self.grid, self.mask = fields, grid, mask
         self.times, self.where, self.calendar = times, where, calendar  # (t,), (t, 2) file, index
         self.records = records  # (k, 1 + s): base and steps, as numbers of times
@@ -158,7 +160,7 @@ class FieldSource:
                 self._open.popitem(last=False)[1].close()
             if _stamp(path) != self.stamps[file]:
                 raise BadRecord("changed since the data set was opened", file=path)
-            self._open[path] = open_file(path)
+            self._open[path] = open_file(path, self.filter_by_keys)
         self._open.move_to_end(path)
         return self._open[path]
 

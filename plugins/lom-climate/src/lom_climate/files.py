@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ EXTRAS = {"zarr": "zarr", "cfgrib": "grib"}
 LAT_UNITS = ("degrees_north", "degree_north", "degrees_n", "degree_n", "degreesn", "degreen")
 LON_UNITS = ("degrees_east", "degree_east", "degrees_e", "degree_e", "degreese", "degreee")
 LAT_NAMES, LON_NAMES = ("lat", "latitude", "nav_lat"), ("lon", "longitude", "nav_lon")
+Key = str | int | float  # of a GRIB message
 PASCALS = ("pa", "pascal", "pascals")
 
 
@@ -47,11 +51,12 @@ class TimeAxis:
     calendar: str
 
 
-def open_file(path: Path) -> GridFile:
-    """Open a file or a Zarr store for reading.
+def open_file(path: Path, filter_by_keys: Mapping[str, Key] | None = None) -> GridFile:
+    """Open a file or a Zarr store for reading; of GRIB, the messages with these keys.
 
     Errors:
-        DataError: there is no such file, or it is empty, truncated or of another format.
+        DataError: there is no such file, or it is empty, truncated or of another format, or GRIB
+            of several kinds of levels or steps, which make no one grid.
         ConfigError: the package that reads the format is not installed.
     """
     import xarray
@@ -63,7 +68,9 @@ def open_file(path: Path) -> GridFile:
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path}: empty file")
     engine = engine_of(path)
-    extra = {"backend_kwargs": {"indexpath": ""}} if engine == "cfgrib" else {}
+    extra = {}
+    if engine == "cfgrib":
+        extra["backend_kwargs"] = {"indexpath": "", "filter_by_keys": dict(filter_by_keys or {})}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd attributes; what matters raises below
@@ -74,13 +81,26 @@ def open_file(path: Path) -> GridFile:
                 cache=False,
                 **extra,  # type: ignore[arg-type]
             )
-    except DAMAGE as error:
+    except _damage(engine) as error:
         if engine in EXTRAS and "unrecognized engine" in str(error):
             raise ConfigError(
                 f"{path}: reading it needs '{engine}'; pip install 'lom-climate[{EXTRAS[engine]}]'"
             ) from None
+        if "filter_by_keys" in str(error):
+            raise DataError(
+                f"{path}: its messages make no one data set; choose some by filter_by_keys, such "
+                f"as {{typeOfLevel: isobaricInhPa, shortName: t}} ({_told(error)})"
+            ) from None
         raise DataError(f"{path}: cannot be opened ({_told(error)})") from error
-    return GridFile(path, data)
+    return GridFile(path, data, _damage(engine))
+
+
+def _damage(engine: str) -> tuple[type[Exception], ...]:
+    """What an engine raises for damaged files; ecCodes has a tree of its own."""
+    if engine != "cfgrib" or importlib.util.find_spec("gribapi") is None:
+        return DAMAGE
+    errors = importlib.import_module("gribapi.errors")
+    return (*DAMAGE, errors.GribInternalError)
 
 
 def engine_of(path: Path) -> str:
@@ -103,10 +123,8 @@ def engine_of(path: Path) -> str:
 class GridFile:
     """An open file. Errors name it; ``damage`` is what reading it may raise besides."""
 
-    damage = DAMAGE
-
-    def __init__(self, path: Path, data: Any) -> None:
-        self.path, self.data = path, data
+    def __init__(self, path: Path, data: Any, damage: tuple[type[Exception], ...]) -> None:
+        self.path, self.data, self.damage = path, data, damage
 
     def __enter__(self) -> GridFile:
         return self
@@ -230,7 +248,7 @@ class GridFile:
             raise DataError(f"{self.path}: {axis.size} times")
         try:
             hours = to_hours(np.atleast_1d(axis.values), units, calendar)
-        except DAMAGE as error:
+        except self.damage as error:
             raise DataError(
                 f"{self.path}: times in '{units}', calendar '{calendar}', cannot be read "
                 f"({_told(error)})"
@@ -284,7 +302,11 @@ class GridFile:
         return lat, lon, str(dims[0]), str(dims[1])
 
     def read(self, field: Field, at: int) -> Array:
-        """(y, x) at a time's index, as decoded (scale_factor, add_offset, _FillValue -> NaN)."""
+        """(y, x) at a time's index, as decoded (scale_factor, add_offset, _FillValue -> NaN).
+
+        Errors:
+            DataError: it cannot be read.
+        """
         array = self.data[field.variable]
         _, _, y, x = self.plane(field.variable)
         _, time = self._time(field.variable)
@@ -294,8 +316,10 @@ class GridFile:
             index[time] = at
         if level is not None:
             index[level] = field.level or 0
-        values = array.isel(index).transpose(y, x).values
-        return np.asarray(values)
+        try:
+            return np.asarray(array.isel(index).transpose(y, x).values)
+        except self.damage as error:
+            raise DataError(f"{self.path}: '{field.variable}' at {at}: {_told(error)}") from error
 
 
 def _listed(levels: list[float]) -> str:

@@ -1,9 +1,10 @@
 """Files that a C library reads are met first by a child process.
 
-On a damaged NetCDF-4 file the HDF5 library may wait for ever or end the process, and nothing in
-Python stops either. So when a data set is opened, one child (visit.py) opens all of its files,
-reads their attributes and coordinates, and the first and the last field of each variable asked
-for. A file that it does not get through is named, and never opened in the process that trains.
+On damaged NetCDF-4 the HDF5 library may wait for ever, on damaged GRIB ecCodes frees twice and ends
+the process, and nothing in Python stops either. So when a data set is opened, one child (visit.py)
+opens all of its files, reads their attributes and coordinates, and the first and the last field of
+each variable asked for; of GRIB, all of them. A file that it does not get through is named, and
+never opened in the process that trains.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ def probe(config: ClimateFiles, paths: list[Path]) -> None:
     if not met:
         return
     files = [(str(p), engine_of(p), PATIENCE + p.stat().st_size / SLOWEST) for p in met]
+    job = {"files": files, "names": names, "filter_by_keys": config.filter_by_keys}
     child = subprocess.run(
         CHILD,
-        input=json.dumps({"files": files, "names": names}).encode(),
+        input=json.dumps(job).encode(),
         capture_output=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )

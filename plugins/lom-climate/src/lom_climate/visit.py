@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-LIBRARIES = {"netcdf4": "netCDF4", "cfgrib": "eccodes"}
+LIBRARIES = {"netcdf4": ["netCDF4"], "cfgrib": ["xarray", "cfgrib"]}
 LARGEST = 10**7  # values of a coordinate, which is read whole
 
 
@@ -24,19 +24,20 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no line of ours
     job = json.load(sys.stdin)
     visit = {"netcdf4": visit_netcdf, "cfgrib": visit_grib}
-    for library in {LIBRARIES[engine] for _, engine, _ in job["files"]}:
-        with suppress(ImportError):  # the parent tells how to install it
-            importlib.import_module(library)  # here, for the clock does not run yet
+    for engine in {engine for _, engine, _ in job["files"]}:
+        for library in LIBRARIES[engine]:
+            with suppress(ImportError):  # the parent tells how to install it
+                importlib.import_module(library)  # here, for the clock does not run yet
     os.write(lines, b"ready\n")
     for path, engine, patience in job["files"]:
         faulthandler.dump_traceback_later(patience, exit=True, file=lines)
         with suppress(Exception):  # the parent will meet it too, and tells it
-            visit[engine](path, job["names"])
+            visit[engine](path, job["names"], job["filter_by_keys"])
         os.write(lines, b"through\n")
     os._exit(0)  # a library that met damaged files may not end well
 
 
-def visit_netcdf(path: str, names: list[str]) -> None:
+def visit_netcdf(path: str, names: list[str], _: dict[str, Any]) -> None:
     """All attributes; variables of up to two axes; first and last field of those asked for."""
     import netCDF4
 
@@ -45,7 +46,7 @@ def visit_netcdf(path: str, names: list[str]) -> None:
         data.set_auto_scale(False)
         for name, variable in data.variables.items():
             with suppress(Exception):
-                _ = variable.filters(), variable.chunking(), variable.endian()
+                (variable.filters(), variable.chunking(), variable.endian())
             for attribute in variable.ncattrs():
                 with suppress(Exception):
                     variable.getncattr(attribute)
@@ -53,18 +54,27 @@ def visit_netcdf(path: str, names: list[str]) -> None:
             if (leading == 0 and variable.size <= LARGEST) or _asked(name, names):
                 for at in (0, -1) if leading else (0,):
                     with suppress(Exception):
-                        _ = variable[(at,) * leading + (...,)]
+                        variable[(at,) * leading + (...,)]
 
 
-def visit_grib(path: str, names: list[str]) -> None:
-    """All keys of all messages, and the values of the first and the last one."""
-    import eccodes
+def visit_grib(path: str, names: list[str], filter_by_keys: dict[str, Any]) -> None:
+    """All messages as cfgrib meets them, coordinates, and every field of the variables asked for.
 
-    with open(path, "rb") as file:
-        message: Any = eccodes.codes_grib_new_from_file(file)
-        while message is not None:
-            eccodes.codes_release(message)
-            message = eccodes.codes_grib_new_from_file(file)
+    Every field, for each is a message of its own, and its decoder dies on its own damage.
+    """
+    import numpy as np
+    import xarray
+
+    keys = {"indexpath": "", "filter_by_keys": filter_by_keys}
+    with xarray.open_dataset(
+        path, engine="cfgrib", decode_times=False, cache=False, backend_kwargs=keys
+    ) as data:
+        for name, array in data.variables.items():
+            leading = () if name in data.coords else array.shape[:-2]
+            if name in data.coords or _asked(str(name), names):
+                for at in np.ndindex(leading):
+                    with suppress(Exception):
+                        _ = array[(*at, ...)].values
 
 
 def _asked(name: str, names: list[str]) -> bool:
