@@ -91,12 +91,27 @@ def test_truncated_and_other_files(tmp_path: Path) -> None:
             config(path).build(ONE)
 
 
-@pytest.mark.parametrize("edits", [{160: 2}, {179: 14, 7969: 84}])
-def test_messages_on_which_the_library_dies(tmp_path: Path, edits: dict[int, int]) -> None:
-    """A length of section 6 that aborts ecCodes, a size in the JPEG 2000 that kills its decoder."""
+@pytest.mark.parametrize(
+    ("edits", "told"),
+    [
+        # The length of section 6: cfgrib logs it and goes on, with memory that ecCodes freed twice.
+        ({160: 2}, "cfgrib: failed to set key"),
+        # A size in the JPEG 2000 that kills its decoder.
+        ({179: 14, 7969: 84}, "the process that tried it died, status"),
+    ],
+)
+def test_messages_that_end_a_process(tmp_path: Path, edits: dict[int, int], told: str) -> None:
     content = bytearray(POLAR.read_bytes())
     for at, byte in edits.items():
         content[at] = byte
     (tmp_path / "a.grib2").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.grib2: damaged \(the process that tried it died"):
+    with pytest.raises(DataError, match=rf"a\.grib2: damaged \({told}"):
         config(tmp_path / "a.grib2").build(ONE)
+
+
+def test_a_message_cut_off_behind_whole_ones_is_not_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.grib2"
+    write(path, levels=(850,))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"a\.grib2: damaged \(cfgrib: skipping corrupted"):
+        config(path).build(ONE)

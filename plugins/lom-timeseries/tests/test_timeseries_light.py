@@ -123,7 +123,7 @@ def test_made_up_observations_hold_their_number(config: ModalityConfig) -> None:
 def test_the_run_files_of_the_readme_are_valid() -> None:
     page = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf8")
     blocks = re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         RunConfig.model_validate(yaml.safe_load(block))
 

@@ -35,7 +35,8 @@ def probe(config: ClimateFiles, paths: list[Path]) -> None:
     What Python can raise is left to the opening that follows.
 
     Errors:
-        DataError: the first file on which the child hung or died.
+        DataError: the first file on which the child hung or died, or messages of which cfgrib would
+            leave out.
     """
     names = [name for several in config.by_modality().values() for name in several]
     if config.mask is not None:
@@ -59,8 +60,10 @@ def probe(config: ClimateFiles, paths: list[Path]) -> None:
     if "ready" not in told:
         last = (child.stderr.decode(errors="replace").strip() or "no message").splitlines()[-1]
         raise DataError(f"the process that tries files before they are opened failed: {last}")
-    hung = any(line.startswith("Timeout") for line in told)
-    how = f"hung for {files[through][2]:.0f} s" if hung else f"died, status {child.returncode}"
-    raise DataError(
-        f"{met[through]}: damaged (the process that tried it {how}); fetch it again or leave it out"
-    )
+    if told[-1].startswith("refused: "):
+        how = "cfgrib: " + told[-1].removeprefix("refused: ")
+    elif any(line.startswith("Timeout") for line in told):
+        how = f"the process that tried it hung for {files[through][2]:.0f} s"
+    else:
+        how = f"the process that tried it died, status {child.returncode}"
+    raise DataError(f"{met[through]}: damaged ({how}); fetch it again or leave it out")

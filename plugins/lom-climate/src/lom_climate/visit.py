@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import json
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -31,10 +32,28 @@ def main() -> None:
     os.write(lines, b"ready\n")
     for path, engine, patience in job["files"]:
         faulthandler.dump_traceback_later(patience, exit=True, file=lines)
-        with suppress(Exception):  # the parent will meet it too, and tells it
-            visit[engine](path, job["names"], job["filter_by_keys"])
+        try:
+            with suppress(Exception):  # the parent will meet it too, and tells it
+                visit[engine](path, job["names"], job["filter_by_keys"])
+        except Refused as error:
+            os.write(lines, f"refused: {error}\n".encode())
+            break
         os.write(lines, b"through\n")
     os._exit(0)  # a library that met damaged files may not end well
+
+
+class Refused(BaseException):
+    """What a library only warns of, or leaves out, though the file is damaged.
+
+    No Exception: cfgrib catches those, logs them and goes on.
+    """
+
+
+class Refuse(logging.Handler):
+    """cfgrib logs messages that it cannot read, goes on, and ecCodes may have freed them twice."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise Refused(" ".join(record.getMessage().split()))
 
 
 def visit_netcdf(path: str, names: list[str], _: dict[str, Any]) -> None:
@@ -65,6 +84,7 @@ def visit_grib(path: str, names: list[str], filter_by_keys: dict[str, Any]) -> N
     import numpy as np
     import xarray
 
+    logging.getLogger("cfgrib.messages").addHandler(Refuse(logging.WARNING))
     keys = {"indexpath": "", "filter_by_keys": filter_by_keys}
     with xarray.open_dataset(
         path, engine="cfgrib", decode_times=False, cache=False, backend_kwargs=keys
