@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -43,8 +42,8 @@ class Monitor:
         self.first, self.max_iters = progress.step, progress.max_iters
         self.run_ids = dict(progress.run_ids)
         self.console = Console(highlight=False, quiet=not main)
-        if not self.console.is_terminal and "COLUMNS" not in os.environ:
-            self.console.width = 160  # in a pipe rich assumes 80
+        if not self.console.is_terminal:
+            self.console.width = max(160, self.console.width)  # in a pipe rich assumes 80
         self.began = time.perf_counter()
         self.noted: dict[str, Tally] = {}
         self.trackers: dict[str, Logger] = {}

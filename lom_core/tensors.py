@@ -117,17 +117,17 @@ class TensorFiles(Mapping[str, Tensor]):
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:
         """Rows ``[begin, end)`` of a tensor, out of as many files as hold them."""
-        found, at = [], begin
-        for piece in self.pieces[name]:
-            low, high = max(at, piece.begin), min(end, piece.begin + piece.shape[0])
-            if low != at or (high <= low and end > begin):
-                continue
-            rows = piece.file.get_slice(name)[low - piece.begin : high - piece.begin]
-            found.append(rows)
-            at = high
+        pieces = self.pieces[name]
+        found, at = [pieces[0].file.get_slice(name)[0:0]], begin
+        for piece in pieces:
+            high = min(end, piece.begin + piece.shape[0])
+            if piece.begin <= at < high:
+                rows = piece.file.get_slice(name)[at - piece.begin : high - piece.begin]
+                found.append(rows)
+                at = high
         if at != end:
-            raise CheckpointError(f"{self.pieces[name][0].path.parent} has no row {at} of {name}")
-        return torch.cat(found) if len(found) > 1 else found[0]
+            raise CheckpointError(f"{pieces[0].path.parent} has no row {at} of {name}")
+        return found[1] if len(found) == 2 else torch.cat(found)
 
     def like(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor, sharded and placed as this one is."""
