@@ -290,7 +290,7 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 def _arrow_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     if find_spec("pyarrow") is None:
         raise ConfigError(f"{path} needs pyarrow: pip install 'lom-midi[parquet]'")
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
     from pyarrow import parquet
 
     try:

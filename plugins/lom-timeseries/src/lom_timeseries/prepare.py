@@ -144,7 +144,7 @@ class Shards:
         """Write what is held."""
         if not self.rows:
             return
-        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow
         from pyarrow import parquet
 
         names = self.rows[0].keys()

@@ -190,7 +190,7 @@ def read_table(path: Path) -> Table:
 
 
 def _parquet(path: Path) -> Table:
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     from pyarrow import parquet
 
     try:

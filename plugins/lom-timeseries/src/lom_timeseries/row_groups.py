@@ -61,7 +61,7 @@ def _layout(path: str, changed: int) -> tuple[tuple[str, ...], frozenset[str], A
 
 @lru_cache(maxsize=KEPT)
 def _group(path: str, changed: int, group: int, columns: tuple[str, ...]) -> Any:
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
 
     try:
         table = _open(path).read_row_group(group, columns=list(columns))
