@@ -129,19 +129,30 @@ def load_weights(model: Lom, checkpoint: Path) -> None:
         CheckpointError: lists the first that do not.
     """
     saved, own = stored(checkpoint, MODEL), model.state_dict()
-    wrong = [f"{name} is missing" for name in own.keys() - saved.keys()]
-    wrong += [f"{name} is not in this model" for name in saved.keys() - own.keys()]
+    check_fit(checkpoint, saved, own, {name: name for name in {*own, *saved}})
+    model.load_state_dict(saved)
+
+
+def check_fit(
+    checkpoint: Path, saved: TensorFiles, own: Mapping[str, Tensor], wanted: Mapping[str, str]
+) -> None:
+    """CheckpointError unless each tensor of the model is there, in its shape.
+
+    Args:
+        wanted: name in the model -> name in the checkpoint.
+    """
+    wrong = [f"{there} is missing" for there in wanted.values() if there not in saved]
+    wrong += [f"{here} is not in this model" for here in wanted if here not in own]
     wrong += [
-        f"{name} is {saved.shape(name)} there, {tuple(own[name].shape)} here"
-        for name in own.keys() & saved.keys()
-        if own[name].shape != saved.shape(name)
+        f"{there} is {saved.shape(there)} there, {tuple(own[here].shape)} here"
+        for here, there in wanted.items()
+        if here in own and there in saved and own[here].shape != saved.shape(there)
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(
             f"{checkpoint} does not fit this run: {'; '.join(sorted(wrong)[:3])}{more}"
         )
-    model.load_state_dict(saved)
 
 
 def load_optimizers(

@@ -88,6 +88,8 @@ class ModelConfig(Section):
             from the modality.
         bias: in linear layers and LayerNorm.
         dropout: on each block's outputs and on the embedding.
+        lora_rank: above 0, the body's matrices stay as they are and learn a sum of so many outer
+            products beside each (LoRA, Hu et al. 2021); ``lom checkpoint export`` adds them up.
     """
 
     n_layer: int = Field(default=6, ge=1)
@@ -99,6 +101,7 @@ class ModelConfig(Section):
     rotary: bool = False
     bias: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    lora_rank: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
@@ -183,7 +186,9 @@ class TrainConfig(Section):
             stop the run.
         always_save_checkpoint: also at evaluations that are not the best so far.
         init_from: ``scratch``, ``resume`` (the latest in ``out_dir``), or a checkpoint's path:
-            its weights and scales start a new run.
+            its weights and scales start a new run; modalities that it lacks begin anew.
+        origins: with the latter, modalities that begin as another one of the checkpoint did end:
+            ``{answer: midi}``.
         seed: of weights, orders, masks, crops and held-out records.
     """
 
@@ -202,6 +207,7 @@ class TrainConfig(Section):
     max_bad_steps: int = Field(default=10, ge=0)
     always_save_checkpoint: bool = False
     init_from: str = "scratch"
+    origins: dict[str, str] = {}
     seed: int = Field(default=1337, ge=0)
 
     def saves(self, step: int) -> bool:

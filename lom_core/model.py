@@ -80,6 +80,7 @@ class Parts(nn.Module):
         if self.discrete:
             cast(CategoricalHead, self.head).fit(content[weights[:, 0] > 0])
             self.scale.fitted.fill_(True)
+            self.scale.fitted.fill_(True)
         else:
             self.scale.fit(content, weights, positions)
 
@@ -134,7 +135,7 @@ class Lom(nn.Module):
             if parameter.ndim == 2:
                 adds = name.endswith(("out.weight", "down.weight"))
                 std = 0.02 / (2 * self.config.n_layer) ** 0.5 if adds else 0.02
-                nn.init.normal_(parameter, std=std)
+                nn.init.normal_(parameter, std=0.0 if "lora_b" in name else std)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 

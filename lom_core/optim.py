@@ -15,6 +15,7 @@ from lom_core.config import OptimizerConfig
 from lom_core.errors import ConfigError, nearest
 from lom_core.model import Lom
 from lom_core.tensors import is_sharded
+from lom_core.transformer import is_adapter
 
 
 def learning_rate(step: int, config: OptimizerConfig, max_iters: int) -> float:
@@ -52,8 +53,10 @@ def freeze(model: Lom, config: OptimizerConfig) -> None:
                 f"no parameter is named '{pattern}'{nearest(pattern, _prefixes(names))}; possible "
                 f"are whole parts such as {', '.join(_tops(names))}, or patterns with *"
             )
+    adapted = model.config.lora_rank > 0  # then the adapters learn, and the body does not
     for name, parameter in model.named_parameters():
-        if any(matches(name, pattern) for pattern in config.freeze):
+        still = adapted and name.startswith("body.") and not is_adapter(name)
+        if still or any(matches(name, pattern) for pattern in config.freeze):
             parameter.requires_grad_(False)
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError(f"freeze={list(config.freeze)} leaves nothing to learn")

@@ -85,6 +85,12 @@ class Tokeniser(Component, role="tokeniser"):
         return 0
 
     @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Names of the tokens in the order of their numbers, by which a model keeps what it learnt
+        of them when the vocabulary changes; empty where they have none."""
+        return ()
+
+    @property
     def n_channels(self) -> int:
         return 1
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from lom_core import tensors
 from lom_core.card import card
 from lom_core.checkpoint import EXPORTED, FORMAT, MODEL, find, read_state, stored
 from lom_core.errors import CheckpointError
+from lom_core.transformer import merged
 
 # Of a checkpoint's state, what says what the model is and how good; not where the run stood.
 KEPT = ("config", "lock", "metrics", "step", "tokens")
@@ -30,18 +33,34 @@ def export(path: str | Path, folder: str | Path) -> Path:
         CheckpointError: there is none, it is damaged, the folder has something else in it or
             cannot be written.
     """
-    checkpoint, folder = find(path), Path(folder)
+    checkpoint = find(path)
     state = read_state(checkpoint)
+    weights = merged(dict(stored(checkpoint, MODEL)))
+    state["config"]["model"]["lora_rank"] = 0
+    return write(folder, weights, state, checkpoint)
+
+
+def write(
+    folder: str | Path, weights: Mapping[str, Tensor], state: Mapping[str, Any], origin: Path
+) -> Path:
+    """The folder of a model: its weights, what its state says of it, and the card.
+
+    Args:
+        origin: the checkpoint that it comes from.
+
+    Errors:
+        CheckpointError: the folder has something else in it, or cannot be written.
+    """
+    folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / EXPORTED).exists():
         raise CheckpointError(f"{folder} is not empty and holds no exported model; name another")
     kept: dict[str, Any] = {"format": FORMAT, **{key: state[key] for key in KEPT if key in state}}
-    weights = dict(stored(checkpoint, MODEL))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{MODEL}.safetensors"
         kept["files"] = {name: tensors.write(folder / name, weights, {})}
         (folder / EXPORTED).write_text(json.dumps(kept, indent=1), encoding="utf8")
-        (folder / "README.md").write_text(card(kept, checkpoint), encoding="utf8")
+        (folder / "README.md").write_text(card(kept, origin), encoding="utf8")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {folder}: {error}") from error
     return folder

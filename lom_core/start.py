@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from lom_core.config import RunConfig
 from lom_core.data import Lane, LanePlan, LaneState, Reader, Stream, Tally
 from lom_core.distributed import World, place
 from lom_core.errors import ConfigError
+from lom_core.graft import transfer
 from lom_core.loader import sample_tokens
 from lom_core.model import Lom
 from lom_core.optim import freeze, make_optimizers
@@ -27,6 +28,7 @@ class Start:
     model: Lom
     optimizers: list[torch.optim.Optimizer]
     progress: Progress
+    told: list[str] = field(default_factory=list)  # what became of another run's weights
 
 
 def start(
@@ -78,23 +80,27 @@ def _anew(
     out_dir: Path,
     world: World,
 ) -> Start:
-    plan = config.train
+    plan, told = config.train, []
     if plan.init_from == "scratch":
         if (out_dir / "checkpoints" / "latest").exists() and not plan.eval_only:
             raise ConfigError(
                 f"{out_dir} holds a run already: init_from=resume continues it, another out_dir= "
                 "starts a new one, or delete the folder"
             )
+        if config.model.lora_rank:
+            raise ConfigError("lora_rank adapts a trained body: name its checkpoint in init_from")
         model.fit_scales(sample_tokens(reader, config.data.fit_records, plan.seed))
     else:
-        found = checkpoint.find(plan.init_from)
-        checkpoint.check_lock(checkpoint.read_state(found)["lock"], config.registry)
-        checkpoint.load_weights(model, found)
+        moved = transfer(model, checkpoint.find(plan.init_from), plan.origins)
+        told = list(moved.told())
+        if moved.new:
+            samples = sample_tokens(reader, config.data.fit_records, plan.seed)
+            model.fit_scales({name: samples[name] for name in moved.new})
     optimizers = _placed(config, model, device, world)
     if not world.main:  # what dropout draws
         torch.manual_seed(mix(plan.seed, world.rank))
     steps = steps_of(plan.epochs, reader, config) if plan.epochs else plan.max_iters
-    return Start(model, optimizers, Progress(max_iters=steps))
+    return Start(model, optimizers, Progress(max_iters=steps), told)
 
 
 def _placed(

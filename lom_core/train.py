@@ -71,6 +71,8 @@ def _train(config: RunConfig, world: World, device: torch.device) -> TrainResult
         Saver(out_dir, world, is_shared(config.system, world), plan.staying) as saver,
     ):
         monitor.introduce(begun.model, source, validation)
+        for line in begun.told:
+            monitor.say(line)
         run = Run(config, begun, validation, monitor, saver, world)
         if plan.eval_only:
             run.evaluate()

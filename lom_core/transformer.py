@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 import torch
@@ -73,8 +73,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d, self.n_head = config.n_embd, config.n_head
-        self.qkv = nn.Linear(d, 3 * d, bias=config.bias)
-        self.out = nn.Linear(d, d, bias=config.bias)
+        self.qkv = _linear(d, 3 * d, config)
+        self.out = _linear(d, d, config)
         self.qk_norm = config.qk_norm
         self.rotary = config.rotary
 
@@ -103,8 +103,8 @@ class MLP(nn.Module):
         super().__init__()
         d, self.kind = config.n_embd, config.mlp
         hidden = 64 * ceil(8 * d / 3 / 64) if self.kind == "swiglu" else 4 * d
-        self.up = nn.Linear(d, 2 * hidden if self.kind == "swiglu" else hidden, bias=config.bias)
-        self.down = nn.Linear(hidden, d, bias=config.bias)
+        self.up = _linear(d, 2 * hidden if self.kind == "swiglu" else hidden, config)
+        self.down = _linear(hidden, d, config)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
@@ -137,6 +137,42 @@ def rotate(x: Tensor, places: Tensor, base: float = 10000.0) -> Tensor:
     x1, x2 = x.float().chunk(2, dim=-1)
     cos, sin = angle.cos(), angle.sin()
     return torch.cat([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1)
+
+
+class Adapted(nn.Linear):
+    """W x + B A x (LoRA, Hu et al. 2021). B begins at zero: at first it is W x to the bit."""
+
+    def __init__(self, n_in: int, n_out: int, bias: bool, rank: int) -> None:
+        super().__init__(n_in, n_out, bias=bias)
+        self.lora_a = nn.Linear(n_in, rank, bias=False)
+        self.lora_b = nn.Linear(rank, n_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x) + self.lora_b(self.lora_a(x))
+        return out
+
+
+def is_adapter(name: str) -> bool:
+    """Is a parameter of this name one of LoRA's?"""
+    return ".lora_" in name
+
+
+def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with every B A added to its W, in float32."""
+    found = {name: tensor for name, tensor in tensors.items() if not is_adapter(name)}
+    for name in tensors:
+        if name.endswith(".lora_b.weight"):
+            stem = name.removesuffix(".lora_b.weight")
+            product = tensors[name].float() @ tensors[f"{stem}.lora_a.weight"].float()
+            weight = found[f"{stem}.weight"]
+            found[f"{stem}.weight"] = (weight.float() + product).to(weight.dtype)
+    return found
+
+
+def _linear(n_in: int, n_out: int, config: ModelConfig) -> nn.Linear:
+    if config.lora_rank:
+        return Adapted(n_in, n_out, config.bias, config.lora_rank)
+    return nn.Linear(n_in, n_out, bias=config.bias)
 
 
 def _norm(width: int, config: ModelConfig) -> nn.Module:

@@ -104,6 +104,10 @@ class OneLabel(Tokeniser, kind="one_label"):
         return len(self.labels)
 
     @property
+    def vocabulary(self) -> tuple[str, ...]:
+        return self.labels
+
+    @property
     def fixed_positions(self) -> Array:
         return np.zeros((1, 1), np.float32)
 

@@ -1,4 +1,4 @@
-"""``lom checkpoint show | export | push | pull``."""
+"""``lom checkpoint show | export | graft | push | pull``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="To write to.", s
 Repository = Annotated[
     str, typer.Argument(metavar="USER/NAME", help="Of the Hugging Face hub.", show_default=False)
 ]
+Added = Annotated[
+    list[str],
+    typer.Option(
+        "--add",
+        metavar="KIND",
+        help="A kind of modality, NAME=KIND, or a .yaml file with modalities; may be repeated.",
+        show_default=False,
+    ),
+]
 Private = Annotated[bool, typer.Option("--private", help="Nobody but you may see it.")]
 
 
 def add(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Look at checkpoints, give them away, get some.")
-    for verb in (show, export, push, pull):
+    for verb in (show, export, graft, push, pull):
         group.command(verb.__name__)(verb)
     app.add_typer(group, name="checkpoint")
 
@@ -63,6 +72,19 @@ def export(checkpoint: Checkpoint, folder: Folder) -> None:
 
     make_importable(checkpoint)
     console().print(f"written to {write(checkpoint, folder)}: see its README.md")
+
+
+def graft(checkpoint: Checkpoint, folder: Folder, add: Added) -> None:
+    """Add modalities to a model. What it answers stays, to the bit; train on with init_from."""
+    from lom_core.checkpoint import find
+    from lom_core.graft import graft as grow
+    from lom_core.graft import read_added
+    from lom_core.share import write
+
+    make_importable(checkpoint)
+    model, state = grow(checkpoint, read_added(add))
+    written = write(folder, model.state_dict(), state, find(checkpoint))
+    console().print(f"written to {written}: train on it with init_from={written}")
 
 
 def push(checkpoint: Checkpoint, repository: Repository, private: Private = False) -> None:

@@ -55,6 +55,16 @@ class ExponentialTime(Tokeniser, kind="exponential"):
     def vocab_size(self) -> int:
         return 217 + len(self.specials)
 
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        return (
+            *("reserved_0", "reserved_1"),
+            *(f"NOTE_{what}_{pitch}" for what in ("ON", "OFF") for pitch in range(21, 109)),
+            *(f"VELOCITY_{number}" for number in range(32)),
+            *(f"TIME_{2**power}" for power in range(7)),
+            *self.specials,
+        )
+
     def build(self) -> Encoder:
         from lom_midi.exponential import ExponentialEncoder
 
