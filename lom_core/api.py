@@ -32,6 +32,7 @@ from lom_core.prediction import Prediction
 from lom_core.requests import Requests, Where, first, name_of
 from lom_core.roles import Array, Encoder, Record, Tokens
 from lom_core.seeds import mix
+from lom_core.share import cached, export
 from lom_core.sources import ListSource
 
 
@@ -58,6 +59,15 @@ class LargeObservationModel:
     ) -> None:
         self.lom, self.config, self.checkpoint = lom, config, checkpoint
         self.corrections, self.state = dict(corrections or {}), dict(state or {})
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **how: Any) -> LargeObservationModel:
+        """:func:`load` a folder, or the Hugging Face hub's model of that name (USER/NAME)."""
+        return load(cached(name), **how)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Weights, config and model card in a folder that :meth:`from_pretrained` loads."""
+        return export(self.checkpoint, folder)
 
     @property
     def modalities(self) -> ModalityRegistry:

@@ -43,8 +43,9 @@ def _loading(lock: Mapping[str, Mapping[str, str]]) -> str:
     versions = {"lom-core": __version__, **versions}
     pip = " ".join(f"{k}=={v}" for k, v in versions.items() if k and v)
     return (
-        f"## How to load\n\n```\npip install {pip}\n```\n\n```python\nimport lom_core\n\n"
-        'model = lom_core.load("this folder, or its name on the hub")\n```'
+        f"## How to load\n\n```\npip install {pip}\n```\n\n```python\n"
+        "from lom_core.api import LargeObservationModel\n\n"
+        'model = LargeObservationModel.from_pretrained("this folder, or its name on the hub")\n```'
     )
 
 

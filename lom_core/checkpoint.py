@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from lom_core.component import KINDS
+from lom_core.component import KINDS, Component
 from lom_core.config import RunConfig
-from lom_core.errors import CheckpointError
-from lom_core.modality import ModalityRegistry
+from lom_core.errors import CheckpointError, LomError
+from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.model import Lom
 from lom_core.plugins import metadata_version
+from lom_core.roles import Dataset
 from lom_core.tensors import TensorFiles, file_hash
 
 FORMAT = 1
@@ -112,25 +114,73 @@ def read_config(state: Mapping[str, Any]) -> RunConfig:
 
 
 def load_model(path: str | Path) -> tuple[Lom, RunConfig, dict[str, Any]]:
-    """The model of a checkpoint in evaluation mode, its config and its state."""
+    """The model of a checkpoint in evaluation mode, its config and its state.
+
+    Modalities whose plugin is not installed are left out, with a warning that says what to install.
+
+    Errors:
+        CheckpointError: there is none, it is damaged, or nothing of it can be used here.
+    """
     checkpoint = find(path)
     state = read_state(checkpoint)
+    left_out = leave_out(state)
+    for name, why in left_out.items():
+        warnings.warn(f"modality '{name}' is left out: {why}", stacklevel=2)
     config = read_config(state)
     check_lock(state["lock"], config.registry)
     model = Lom(config.registry, config.model)
-    load_weights(model, checkpoint)
+    load_weights(model, checkpoint, left_out)
     return model.eval(), config, state
 
 
-def load_weights(model: Lom, checkpoint: Path) -> None:
-    """Weights and scales; every name and shape must fit.
+def leave_out(state: dict[str, Any]) -> dict[str, str]:
+    """Take modalities out of a state's config that cannot be made here; why, by name.
+
+    A data set that cannot be made says so when it is opened. Nothing is taken out of a config of
+    which nothing would be left.
+    """
+    config = state["config"]
+    problems = {name: _problem(ModalityConfig, m) for name, m in config["modalities"].items()}
+    found = {name: why for name, why in problems.items() if why}
+    if not found or len(found) == len(problems):
+        return {}
+    kept = {name: m for name, m in config["modalities"].items() if name not in found}
+    data = {**config["data"], "dataset": _opened_later(config["data"]["dataset"])}
+    data["eval"] = {name: _opened_later(d) for name, d in config["data"]["eval"].items()}
+    state["config"] = {**config, "modalities": kept, "data": data}
+    return found
+
+
+def _opened_later(dataset: Any) -> Any:
+    why = _problem(Dataset, dataset)
+    return {"kind": "unavailable", "reason": why} if why else dataset
+
+
+def _problem(part: type[Component], value: Any) -> str:
+    """Why a component cannot be made here; nothing if it can."""
+    try:
+        part.model_validate(value)
+    except ValidationError as error:
+        return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+    except LomError as error:
+        return str(error)
+    return ""
+
+
+def load_weights(model: Lom, checkpoint: Path, left_out: Collection[str] = ()) -> None:
+    """Weights and scales; every name and shape must fit, but for modalities that are left out.
 
     Errors:
         CheckpointError: lists the first that do not.
     """
     saved, own = stored(checkpoint, MODEL), model.state_dict()
-    check_fit(checkpoint, saved, own, {name: name for name in {*own, *saved}})
-    model.load_state_dict(saved)
+    names = [name for name in saved if not _is_of(name, left_out)]
+    check_fit(checkpoint, saved, own, {name: name for name in {*own, *names}})
+    model.load_state_dict({name: saved[name] for name in names})
+
+
+def _is_of(name: str, modalities: Collection[str]) -> bool:
+    return any(name.startswith(f"parts.{modality}.") for modality in modalities)
 
 
 def check_fit(

@@ -148,6 +148,18 @@ def save(checkpoint: Path, calibration: Calibration) -> Path:
     return path
 
 
+def read(checkpoint: Path) -> Calibration:
+    """The calibration beside a checkpoint; CheckpointError if it is damaged."""
+    path = checkpoint / FILE
+    try:
+        return Calibration.model_validate(json.loads(path.read_text(encoding="utf8")))
+    except (OSError, ValueError, ValidationError) as error:
+        detail = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} is damaged ({detail}); `lom calibrate` writes it anew"
+        ) from None
+
+
 def load(checkpoint: Path, weights: str) -> Mapping[str, Correction]:
     """The corrections beside a checkpoint; none where it was not calibrated.
 
@@ -157,13 +169,7 @@ def load(checkpoint: Path, weights: str) -> Mapping[str, Correction]:
     path = checkpoint / FILE
     if not path.is_file():
         return {}
-    try:
-        found = Calibration.model_validate(json.loads(path.read_text(encoding="utf8")))
-    except (OSError, ValueError, ValidationError) as error:
-        detail = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path} is damaged ({detail}); `lom calibrate` writes it anew"
-        ) from None
+    found = read(checkpoint)
     if found.weights != weights:
         raise CheckpointError(
             f"{path} belongs to other weights; delete it, or `lom calibrate {checkpoint}`"

@@ -16,13 +16,14 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lom_core import tensors
+from lom_core import conformal, tensors
 from lom_core.card import card
 from lom_core.checkpoint import EXPORTED, FORMAT, MODEL, find, read_state, stored
 from lom_core.errors import CheckpointError
 from lom_core.transformer import merged
 
 # Of a checkpoint's state, what says what the model is and how good; not where the run stood.
+PARTS = [f"{MODEL}.safetensors", EXPORTED, conformal.FILE, "README.md"]
 KEPT = ("config", "lock", "metrics", "step", "tokens")
 
 
@@ -36,8 +37,14 @@ def export(path: str | Path, folder: str | Path) -> Path:
     checkpoint = find(path)
     state = read_state(checkpoint)
     weights = merged(dict(stored(checkpoint, MODEL)))
-    state["config"]["model"]["lora_rank"] = 0
-    return write(folder, weights, state, checkpoint)
+    adapted, state["config"]["model"]["lora_rank"] = state["config"]["model"]["lora_rank"], 0
+    corrections = conformal.load(checkpoint, conformal.weights_of(state))
+    folder = write(folder, weights, state, checkpoint)
+    if corrections and not adapted:  # merged weights answer a little differently
+        found = conformal.read(checkpoint)
+        weights_now = conformal.weights_of(read_state(folder))
+        conformal.save(folder, found.model_copy(update={"weights": weights_now}))
+    return folder
 
 
 def write(
@@ -61,6 +68,8 @@ def write(
         kept["files"] = {name: tensors.write(folder / name, weights, {})}
         (folder / EXPORTED).write_text(json.dumps(kept, indent=1), encoding="utf8")
         (folder / "README.md").write_text(card(kept, origin), encoding="utf8")
+        calibration = folder / conformal.FILE
+        calibration.unlink(missing_ok=True)  # of what was here before
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {folder}: {error}") from error
     return folder
@@ -93,12 +102,28 @@ def pull(repository: str, folder: str | Path) -> Path:
         _hub().snapshot_download(
             repository,
             local_dir=str(folder),
-            allow_patterns=[f"{MODEL}.safetensors", EXPORTED, "README.md"],
+            allow_patterns=PARTS,
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot pull {repository}: {_first(error)}") from error
     read_state(find(folder))  # whole, and of our format
     return Path(folder)
+
+
+def cached(name: str | Path) -> Path:
+    """A folder as it is; else the hub's model of that name, in the hub's own cache.
+
+    Errors:
+        CheckpointError: there is neither.
+    """
+    if Path(name).exists():
+        return Path(name)
+    try:
+        return Path(_hub().snapshot_download(str(name), allow_patterns=PARTS))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"there is no folder {name}, and the hub has no such model: {_first(error)}"
+        ) from error
 
 
 def _hub() -> Any:

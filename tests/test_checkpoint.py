@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lom_core import checkpoint, saving
 from lom_core.config import RunConfig
-from lom_core.errors import CheckpointError
+from lom_core.errors import CheckpointError, DataError
 from lom_core.tensors import file_hash
 from lom_core.train import train
 
@@ -121,14 +122,34 @@ def test_a_changed_tokeniser_is_refused(trained: Path) -> None:
         checkpoint.load_model(path)
 
 
-def test_a_missing_plugin_is_named(trained: Path) -> None:
-    path = checkpoint.find(trained, "latest")
+def without(path: Path, *names: str) -> None:
+    """As if the plugin were not here that brings these modalities and the data set."""
     state = json.loads((path / "state.json").read_text())
-    state["config"]["modalities"]["wave"]["position"] = {"kind": "wavelet"}
+    for name in names:
+        state["config"]["modalities"][name]["tokeniser"] = {"kind": "image_patches_of_mine"}
+    state["config"]["data"]["dataset"] = {"kind": "galaxy_files_of_mine", "paths": "x"}
     (path / "state.json").write_text(json.dumps(state))
-    with pytest.raises(
-        CheckpointError, match=r"modalities.wave.position: unknown position 'wavelet'"
+
+
+def test_without_a_plugin_the_other_modalities_are_served(trained: Path) -> None:
+    path = checkpoint.find(trained, "latest")
+    whole, _, _ = checkpoint.load_model(path)
+    without(path, "wave")
+    with pytest.warns(
+        UserWarning, match=r"'wave' is left out: .*'image_patches_of_mine'.*installed"
     ):
+        served, config, _ = checkpoint.load_model(path)
+    assert served.registry.names() == ["word"]
+    kept = served.state_dict()
+    assert all(torch.equal(v, kept[k]) for k, v in whole.state_dict().items() if "wave" not in k)
+    with pytest.raises(DataError, match="galaxy_files_of_mine"):
+        config.data.dataset.build(config.registry)
+
+
+def test_without_any_plugin_the_missing_kind_is_named(trained: Path) -> None:
+    path = checkpoint.find(trained, "latest")
+    without(path, "wave", "word")
+    with pytest.raises(CheckpointError, match=r"modalities.wave.*'image_patches_of_mine'"):
         checkpoint.load_model(path)
 
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import lom_core
 from lom_core import checkpoint, share
+from lom_core.api import LargeObservationModel
 from lom_core.cli import build
 from lom_core.config import RunConfig
 from lom_core.errors import CheckpointError
@@ -79,12 +81,17 @@ class Hub:
     def upload_folder(self, repo_id: str, folder_path: str) -> None:
         shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
 
-    def snapshot_download(self, name: str, local_dir: str, allow_patterns: list[str]) -> None:
+    def snapshot_download(
+        self, name: str, allow_patterns: list[str], local_dir: str | None = None
+    ) -> str:
         if not (self.root / name).exists():
             raise OSError(f"404: no repository {name}")
-        Path(local_dir).mkdir(parents=True, exist_ok=True)
+        target = Path(local_dir or self.root / "cache" / name)
+        target.mkdir(parents=True, exist_ok=True)
         for pattern in allow_patterns:
-            shutil.copy(self.root / name / pattern, local_dir)
+            if (self.root / name / pattern).exists():
+                shutil.copy(self.root / name / pattern, target)
+        return str(target)
 
 
 def test_push_and_pull(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,3 +121,28 @@ def test_show_tells_files_plugins_and_metrics(trained: Path) -> None:
     assert set(told["files"]) == {"model.safetensors", "optimizer.safetensors"}
     assert told["metrics"]["val"]["rmse/wave"] > 0
     assert "rmse" in CliRunner().invoke(build(), ["checkpoint", "show", str(trained)]).output
+
+
+def test_from_pretrained_takes_a_folder_or_a_name(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(share, "_hub", lambda: Hub(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    model = lom_core.load(trained)
+    folder = model.save_pretrained(tmp_path / "given")
+    share.push(trained, "me/waves")
+    for name in (folder, "me/waves"):
+        again = LargeObservationModel.from_pretrained(name)
+        one, two = model.lom.state_dict(), again.lom.state_dict()
+        assert all(torch.equal(one[k], two[k]) for k in one)
+    with pytest.raises(CheckpointError, match="no folder me/nothing, and the hub has no such"):
+        LargeObservationModel.from_pretrained("me/nothing")
+
+
+def test_a_calibration_goes_along(trained: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(build(), ["calibrate", str(trained), "--data", "train"])
+    assert done.exit_code == 0, done.output
+    before = lom_core.load(trained).corrections
+    assert "wave" in before
+    folder = share.export(trained, tmp_path / "model")
+    assert lom_core.load(folder).corrections == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lom_core.builtin.datasets import Concat, Crossmatch, Hub, Table
+from lom_core.builtin.datasets import Concat, Crossmatch, Hub, Table, Unavailable
 from lom_core.builtin.parts import (
     MLP,
     Arcsinh,
@@ -44,7 +44,7 @@ def lom_register(register: Callable[[type[Component]], None]) -> None:
         *(Identity, ZScore, Arcsinh, Log),
         *(Index, Fourier, MLP),
         *(Huber, Gaussian, StudentT, Mixture, Quantile, Categorical),
-        *(PythonDataset, Crossmatch, Concat, Table, Hub),
+        *(PythonDataset, Crossmatch, Concat, Table, Hub, Unavailable),
         *(NextToken, Masked, AnyOrder, Prefix),
         Wandb,
         Tensorboard,
@@ -81,6 +81,7 @@ __all__ = [
     "StudentT",
     "Table",
     "Tensorboard",
+    "Unavailable",
     "Wandb",
     "ZScore",
     "lom_register",

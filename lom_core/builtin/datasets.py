@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from lom_core.errors import ConfigError
+from lom_core.errors import ConfigError, DataError
 from lom_core.modality import ModalityRegistry
 from lom_core.roles import Dataset, Source
 
@@ -76,6 +76,19 @@ class Table(Dataset, kind="table"):
         for name in self.columns:
             registry.get_config(name)
         return open_table(self.path, self.columns, self.id_column, self.where)
+
+
+class Unavailable(Dataset, kind="unavailable"):
+    """Stands in a checkpoint's config for a data set whose plugin is not installed here.
+
+    Args:
+        reason: what opening it says.
+    """
+
+    reason: str
+
+    def build(self, registry: ModalityRegistry) -> Source:
+        raise DataError(self.reason)
 
 
 class Concat(Dataset, kind="concat"):
