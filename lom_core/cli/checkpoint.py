@@ -1,4 +1,4 @@
-"""``lom checkpoint show | export | graft | push | pull``."""
+"""``lom checkpoint show | export | graft | encoder | push | pull``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ Added = Annotated[
         show_default=False,
     ),
 ]
+Modality = Annotated[str, typer.Argument(metavar="MODALITY", help="Of the model.")]
+Encoded = Annotated[Path, typer.Argument(metavar="FILE", help="Ending in .onnx or .pt2.")]
 Private = Annotated[bool, typer.Option("--private", help="Nobody but you may see it.")]
 
 
 def add(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Look at checkpoints, give them away, get some.")
-    for verb in (show, export, graft, push, pull):
+    for verb in (show, export, graft, encoder, push, pull):
         group.command(verb.__name__)(verb)
     app.add_typer(group, name="checkpoint")
 
@@ -85,6 +87,15 @@ def graft(checkpoint: Checkpoint, folder: Folder, add: Added) -> None:
     model, state = grow(checkpoint, read_added(add))
     written = write(folder, model.state_dict(), state, find(checkpoint))
     console().print(f"written to {written}: train on it with init_from={written}")
+
+
+def encoder(checkpoint: Checkpoint, modality: Modality, path: Encoded) -> None:
+    """Write the encoder of one modality for use without lom: ONNX, or torch.export's format."""
+    from lom_core.api import load
+    from lom_core.encoder import export_encoder
+
+    make_importable(checkpoint)
+    console().print(f"written to {export_encoder(load(checkpoint, 'cpu'), modality, path)}")
 
 
 def push(checkpoint: Checkpoint, repository: Repository, private: Private = False) -> None:
