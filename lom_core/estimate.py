@@ -24,7 +24,7 @@ from lom_core.data import Reader, Stream, Tally
 from lom_core.device import pick_device, products_dtype
 from lom_core.distributed import Parallel
 from lom_core.evaluate import evaluate, validation_readers
-from lom_core.flops import peak_flops, step_flops
+from lom_core.flops import flops_of, outline, peak_flops
 from lom_core.loader import Loader
 from lom_core.memory import Activations, Share, Sizes, activations, fake_model, shares, sizes_of
 from lom_core.model import Lom, layouts
@@ -151,7 +151,7 @@ def estimate(config: RunConfig, processes: int = 8, steps: int = 10) -> Estimate
     model = fake_model(config)
     sizes = sizes_of(model, config)
     batches = [batch for rows in taken for batch in _batches(rows, config)]
-    flops = sum(step_flops(model, batch) for batch in batches) / len(taken)
+    flops = flops_of(model, [outline(batch) for batch in batches]) / len(taken)
     saved = activations(model, config, batches[0])
     kept = saved.checkpointed if config.system.activation_checkpointing else saved.whole
     epochs, n_steps = config.train.epochs, config.train.max_iters

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from weakref import WeakKeyDictionary
@@ -24,6 +24,7 @@ from torch import nn
 
 from lom_core.batch import Batch
 from lom_core.model import Lom
+from lom_core.roles import Array
 from lom_core.transformer import Block
 
 
@@ -47,32 +48,62 @@ class Costs:
 _COSTS: WeakKeyDictionary[Lom, Costs] = WeakKeyDictionary()
 
 
-def step_flops(model: Lom, batch: Batch) -> float:
-    """FLOPs that forward and backward of a batch need; some tens of microseconds.
+@dataclass(frozen=True)
+class Outline:
+    """What the cost of a batch depends on: cheap to note at each step, counted when it is told.
 
     Args:
-        batch: on the CPU, as the objective made it. A step of several batches is their sum.
+        starts, bos, given: as in :class:`lom_core.batch.Batch`.
+        shown, asked: tokens of each modality.
     """
+
+    starts: Array
+    bos: Array
+    given: Array
+    shown: Mapping[str, int]
+    asked: Mapping[str, int]
+
+
+def outline(batch: Batch) -> Outline:
+    """Of a batch on the CPU, as the objective made it."""
+    return Outline(
+        batch.starts.numpy(),
+        batch.bos.numpy(),
+        batch.given.numpy(),
+        {name: len(span.shown) for name, span in batch.spans.items()},
+        {name: len(span.asked) for name, span in batch.spans.items()},
+    )
+
+
+def flops_of(model: Lom, outlines: Sequence[Outline]) -> float:
+    """FLOPs that forward and backward of batches need; some microseconds a batch."""
     costs = _COSTS.get(model)
     if costs is None:
         costs = _COSTS[model] = costs_of(model)
-    n_slots, n_pairs = slots_and_pairs(batch)
+    n_slots, n_pairs = slots_and_pairs(outlines)
     total = costs.slot * n_slots + costs.pair * n_pairs
-    for name, span in batch.spans.items():
-        total += costs.known[name] * len(span.shown)
-        total += (costs.question[name] + costs.answer[name]) * len(span.asked)
+    for batch in outlines:
+        for name, n in batch.shown.items():
+            total += costs.known[name] * n
+        for name, n in batch.asked.items():
+            total += (costs.question[name] + costs.answer[name]) * n
     return float(total)
 
 
-def slots_and_pairs(batch: Batch) -> tuple[int, int]:
+def slots_and_pairs(outlines: Sequence[Outline]) -> tuple[int, int]:
     """Slots of observations, and the (query, key) pairs among them that see one another.
 
     Of n slots the g given ones all see one another, and each further one sees itself and all
     before it: g^2 + (n (n + 1) - g (g + 1)) / 2 pairs.
     """
-    starts = batch.starts.numpy().astype(np.int64)
-    segment = np.searchsorted(starts, batch.bos.numpy())  # of observations: rests have no BOS
-    n, g = np.diff(starts)[segment], batch.given.numpy().astype(np.int64)[segment]
+    lengths, given = [], []
+    for batch in outlines:
+        segment = np.searchsorted(batch.starts, batch.bos)  # of observations: rests have no BOS
+        lengths.append((batch.starts[1:] - batch.starts[:-1])[segment])
+        given.append(batch.given[segment])
+    if not lengths:
+        return 0, 0
+    n, g = (np.concatenate(part).astype(np.int64) for part in (lengths, given))
     pairs = g * g + (n * (n + 1) - g * (g + 1)) // 2
     return int(n.sum()), int(pairs.sum())
 

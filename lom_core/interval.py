@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lom_core.batch import Batch
 from lom_core.distributed import World
+from lom_core.flops import Outline, flops_of
+from lom_core.model import Lom
 
 Metrics = dict[str, float]
 
@@ -25,7 +27,7 @@ class Step:
     sums: dict[str, Tensor]
     counts: Mapping[str, float]  # what the answers weigh, over all ranks
     norm: Tensor  # of the whole gradient, before clipping
-    flops: float  # that this rank's batches need
+    outlines: list[Outline]  # of this rank's batches
     stop: bool  # a signal asked some rank to
 
 
@@ -40,7 +42,7 @@ class Interval:
         self.norms: list[Tensor] = []
         self.ids: list[list[str]] = []
         self.tokens = self.slots = 0
-        self.flops = 0.0
+        self.outlines: list[Outline] = []
         self.stop = False
 
     def add(self, step: Step) -> None:
@@ -49,7 +51,7 @@ class Interval:
             self.counts[name] = self.counts.get(name, 0) + step.counts[name]
         self.tokens += sum(batch.n_tokens for batch in step.batches)
         self.slots += sum(batch.n_slots for batch in step.batches)
-        self.flops += step.flops
+        self.outlines += step.outlines
         self.norms.append(step.norm)
         self.ids.append([i for batch in step.batches for i in batch.ids])
         self.stop = step.stop
@@ -59,13 +61,14 @@ class Interval:
         finite = torch.stack(self.norms).isfinite().tolist()
         return [ids for ids, fine in zip(self.ids, finite, strict=True) if not fine]
 
-    def metrics(self, world: World, peak: float) -> tuple[Metrics, int]:
+    def metrics(self, model: Lom, world: World, peak: float) -> tuple[Metrics, int]:
         """Mean losses and the last gradient's norm; tokens a second, how full the rows were, the
         share of the time that the loader was waited for, the largest memory of a process in GiB,
         and the share of the devices' ``peak`` FLOP/s that observations needed (MFU); and the
         number of tokens."""
         own = [float(value) for value in self.sums.values()]  # every rank runs every modality
-        *sums, tokens, slots, flops = world.total([*own, self.tokens, self.slots, self.flops])
+        own += [self.tokens, self.slots, flops_of(model, self.outlines)]
+        *sums, tokens, slots, flops = world.total(own)
         found = {
             f"loss/{name}": value / self.counts[name]
             for name, value in zip(self.sums, sums, strict=True)

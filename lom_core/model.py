@@ -142,7 +142,8 @@ class Lom(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where it computes; weights may wait elsewhere."""
-        return next(self.buffers()).device
+        first = self.part(next(iter(self.parts)))
+        return first.scale.fitted.device
 
     def part(self, name: str) -> Parts:
         return cast(Parts, self.parts[name])

@@ -18,7 +18,7 @@ from lom_core.device import autocast, products_dtype
 from lom_core.distributed import Parallel, World, is_shared, joined
 from lom_core.errors import ConfigError, TrainingError
 from lom_core.evaluate import Metrics, evaluate, examples, validation_readers
-from lom_core.flops import peak_flops, step_flops
+from lom_core.flops import outline, peak_flops
 from lom_core.interval import Interval, Step
 from lom_core.loader import Loader
 from lom_core.monitor import Monitor
@@ -145,7 +145,7 @@ class Run:
                 interval = Interval()
 
     def log(self, interval: Interval, rate: float) -> None:
-        metrics, tokens = interval.metrics(self.world, self.peak)
+        metrics, tokens = interval.metrics(self.model, self.world, self.peak)
         self.progress.tokens += tokens
         weights = {c.name: c.loss_weight for c in self.model.registry}
         metrics["loss"] = sum(w * metrics.get(f"loss/{name}", 0.0) for name, w in weights.items())
@@ -278,5 +278,4 @@ def train_step(
         for name, value in sums.items():
             totals[name] = totals[name] + value.detach() if i else value.detach()
     norm = update.apply(model, config.optimizer, rate)
-    flops = sum(step_flops(model, batch) for batch in batches)
-    return Step(batches, totals, counts, norm, flops, n_asked > 0)
+    return Step(batches, totals, counts, norm, [outline(b) for b in batches], n_asked > 0)

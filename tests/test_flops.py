@@ -77,13 +77,15 @@ def test_the_formula_equals_the_counter_where_rows_are_full(
     batch = batch_of(registry, rows, 32)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (frozen and name.startswith(frozen)))
-    assert flops.step_flops(model, batch) == counted(model, batch)
+    assert flops.flops_of(model, [flops.outline(batch)]) == counted(model, batch)
 
 
 def test_rests_of_rows_cost_nothing(registry: ModalityRegistry) -> None:
     model = Lom(registry, ModelConfig(n_layer=2, n_head=2, n_embd=32))
     rows = [[{"wave": 9, "word": 5}], [{"word": 7}, {"wave": 4}]]
-    short, long = (flops.step_flops(model, batch_of(registry, rows, n)) for n in (16, 200))
+    short, long = (
+        flops.flops_of(model, [flops.outline(batch_of(registry, rows, n))]) for n in (16, 200)
+    )
     assert short == long > 0
 
 
@@ -112,7 +114,7 @@ def test_pairs_are_those_that_attention_lets_through(
         seen = np.tril(np.ones((o.n_slots, o.n_slots)))
         seen[:g, :g] = 1
         pairs += int(seen.sum())
-    assert flops.slots_and_pairs(batch) == (n, pairs)
+    assert flops.slots_and_pairs([flops.outline(batch)]) == (n, pairs)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_model_that_is_gone_leaves_nothing_behind(registry: ModalityRegistry) 
     gc.collect()
     before = len(flops._COSTS)
     model = Lom(registry, ModelConfig(n_layer=1, n_head=2, n_embd=32))
-    flops.step_flops(model, batch_of(registry, [[{"wave": 3}]], 8))
+    flops.flops_of(model, [flops.outline(batch_of(registry, [[{"wave": 3}]], 8))])
     assert len(flops._COSTS) == before + 1
     del model
     gc.collect()
