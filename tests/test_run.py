@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from lom_core import checkpoint
 from lom_core.config import RunConfig
-from lom_core.errors import ConfigError
+from lom_core.errors import ConfigError, TrainingError
 from lom_core.train import train
 
 MakeRun = Callable[..., RunConfig]
@@ -110,3 +112,76 @@ def test_pictures_change_nothing(make_run: MakeRun, tmp_path: Path) -> None:
     assert losses[0] == losses[1]
     assert len(list((tmp_path / "1" / "pictures").glob("*.png"))) == 8
     assert not (tmp_path / "0" / "pictures").exists()
+
+
+POISONED = """
+from waves_data import Waves
+
+
+class Poisoned(Waves):
+    poison = 3e38  # finite, and its square is not
+
+    def __getitem__(self, i):
+        item = super().__getitem__(i)
+        if i == 7:
+            item["wave"][2] = self.poison
+        return item
+
+
+class Holed(Poisoned):
+    poison = float("nan")
+"""
+
+
+@pytest.fixture
+def poisoned(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
+    """Runs on waves of which one record holds what no loss survives."""
+    (tmp_path / "poisoned_data.py").write_text(POISONED)
+    monkeypatch.delitem(sys.modules, "poisoned_data", raising=False)
+
+    def make(kind: str, **plan: object) -> RunConfig:
+        data = {
+            "dataset": {"kind": f"poisoned_data:{kind}"},
+            "look_ahead": 1,
+            "val_fraction": 0,
+            "max_bad_fraction": 0.1,
+        }
+        config = make_run(data=data, train={"log_interval": 1, "ledger": True, **plan})
+        wave = {**config.modalities["wave"].model_dump(mode="json"), "scale": "identity"}
+        dumped = config.model_dump(mode="json")
+        return RunConfig.model_validate(
+            {**dumped, "modalities": {**dumped["modalities"], "wave": wave}}
+        )
+
+    return make
+
+
+def test_a_record_that_breaks_the_gradient_is_skipped_counted_and_named(
+    poisoned: MakeRun, tmp_path: Path
+) -> None:
+    config = poisoned("Poisoned", max_iters=12)
+    train(config)
+    model, _, _ = checkpoint.load_model(checkpoint.find(config.system.out_dir, "latest"))
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    lines = (Path(config.system.out_dir) / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines if '"train"' in line]
+    with_it = sum("7" in records for records in ledger(config))
+    assert with_it > 0 and steps[-1]["bad_steps"] == with_it
+
+    strict = poisoned("Poisoned", max_iters=12, max_bad_steps=0)
+    system = strict.system.model_copy(update={"out_dir": str(tmp_path / "strict")})
+    with pytest.raises(TrainingError, match=r"not finite at step \d+.*read the records") as stopped:
+        train(strict.model_copy(update={"system": system}))
+    named = str(stopped.value).rsplit("read the records ", 1)[1].split(", ")
+    assert "7" in named and len(named) < 20
+
+
+def test_a_record_with_nan_never_reaches_the_model_and_is_named(
+    poisoned: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = poisoned("Holed", max_iters=12)
+    result = train(config)
+    told = capsys.readouterr().out
+    assert result.tally.n_bad > 0 and not any("7" in records for records in ledger(config))
+    assert "an observed value that is not finite (give it weight 0)" in told
+    assert re.search(r"first: .*\b7\b", told), told
