@@ -23,13 +23,14 @@ def example(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
-def test_ngrams_are_probabilities(order: int) -> None:
+@pytest.mark.parametrize("how", [("kneser-ney", 0.7), ("witten-bell", 4.0)])
+def test_ngrams_are_probabilities(order: int, how: tuple[str, float]) -> None:
     music, rng = example("music/music.py"), np.random.default_rng(order)
     texts = [rng.integers(0, 6, n) ** 2 for n in (3, 40, 90)]
     fitted = music.Ngrams(texts, order)
     for before in ([], [4], [4, 9, 1], [200, 201], [25, 200]):
-        whole = [fitted.bits(np.array([*before, w]), 0.7) for w in range(music.BASE - 1)]
-        start = fitted.bits(np.array(before, dtype=int), 0.7)
+        whole = [fitted.bits(np.array([*before, w]), *how) for w in range(music.BASE - 1)]
+        start = fitted.bits(np.array(before, dtype=int), *how)
         assert np.exp2(start - np.array(whole)).sum() == pytest.approx(1)
 
 
@@ -41,7 +42,9 @@ def test_a_bigram_by_hand() -> None:
     even = 0.5 * 3 / 4 / 219
     first = (1 - 0.5) / 1 + 0.5 * 1 / 1 * (lower[1] + even)
     second = (2 - 0.5) / 3 + 0.5 * 2 / 3 * (lower[2] + even)
-    assert fitted.bits(np.array([1, 2]), 0.5) == pytest.approx(-np.log2(first * second))
+    assert fitted.bits(np.array([1, 2]), "kneser-ney", 0.5) == pytest.approx(
+        -np.log2(first * second)
+    )
 
 
 def test_a_wad_gives_its_music(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Velocities of held-out notes, answered by a model of denoise_velocity and by simpler rules.
 
-python piano_task.py RUN val.yaml [--draw piano_task.png]   # rules are fitted on the training set
+python piano_task.py RUN val         # rules are fitted on train and chosen on val
+python piano_task.py RUN test.yaml   # and, once, tried on the test: RUN/velocities-test.json
+python piano_task.py draw RUN/velocities-test.json piano_task.png
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from lom_midi.exponential import EDGES, MIDPOINTS, TIME, VELOCITY
 
 import lom_core
 from lom_core.batch import Observation, pack_row
 from lom_core.named import open_named
 from lom_core.objectives import prefix
 from lom_core.roles import Tokens
-from lom_midi.exponential import EDGES, MIDPOINTS, TIME, VELOCITY
 
 Array = np.ndarray
 Window = dict[str, Any]
@@ -86,7 +88,7 @@ def by_model(model: lom_core.api.LargeObservationModel, some: list[Window]) -> N
 
 
 def shrunk(window: Window, share: float, keyed: bool) -> Array:
-    """Between each note's velocity in the prompt and their mean, of the window or of its key there."""
+    """Between a note's velocity in the prompt and the mean of the window, or of its key there."""
     prompt = MIDPOINTS[window["prompt"]].astype(float)
     same = np.ones((len(prompt), len(prompt)))
     if keyed:
@@ -116,7 +118,8 @@ def rules(train: list[Window], val: list[Window]) -> dict[str, Any]:
 
     window_share, key_share = best(False), best(True)
     print(
-        f"chosen on val: {window_share:.1f} x own + rest x window's mean, {key_share:.1f} x own + rest x key's mean"
+        f"share of a note's own velocity in a mean, chosen on val: {window_share:.1f} of the "
+        f"window's, {key_share:.1f} of its key's"
     )
     return {
         "prompt, as it is": lambda w: MIDPOINTS[w["prompt"]],
@@ -135,7 +138,7 @@ def told(found: dict[str, Any], held_out: list[Window], draws: int = 10_000) -> 
     n = np.array([sum(len(w["truth"]) for w in held_out if w["piece"] == p) for p in pieces])
     which = np.random.default_rng(0).integers(0, len(pieces), (draws, len(pieces)))
     print(f"{len(pieces)} pieces, {len(held_out)} windows, {n.sum()} notes")
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = {"notes": n.tolist()}
     for name, rule in found.items():
         results[name] = {}
         for what, measure in (("error", error), ("right", right)):
@@ -149,7 +152,15 @@ def told(found: dict[str, Any], held_out: list[Window], draws: int = 10_000) -> 
             results[name][what] = (sums.sum() / n.sum(), low, high, (sums / n).tolist())
         e, r = results[name]["error"], results[name]["right"]
         print(
-            f"{name:28} error {e[0]:5.2f} [{e[1]:.2f}, {e[2]:.2f}]  right {r[0]:5.1%} [{r[1]:.1%}, {r[2]:.1%}]"
+            f"{name:28} error {e[0]:5.2f} [{e[1]:.2f}, {e[2]:.2f}]"
+            f"  right {r[0]:5.1%} [{r[1]:.1%}, {r[2]:.1%}]"
+        )
+    mine = np.array(results["model, median"]["error"][3]) * n
+    for name in found:
+        more = np.array(results[name]["error"][3]) * n - mine
+        low, high = np.quantile(more[which].sum(1) / n[which].sum(1), [0.025, 0.975])
+        print(
+            f"{name:28} error {more.sum() / n.sum():+.2f} [{low:+.2f}, {high:+.2f}] of the model's"
         )
     return {"pieces": pieces, **results}
 
@@ -164,5 +175,37 @@ def main(run: str, val: str, data: str) -> None:
     Path(run, f"velocities-{Path(data).stem}.json").write_text(json.dumps(results, indent=1))
 
 
+def draw(results: str, out: str) -> None:
+    """The error of each piece under the model and two of the rules."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = json.loads(Path(results).read_text())
+    pieces, model = found["pieces"], "model, median"
+    order = np.argsort(found[model]["error"][3])
+    names = [pieces[i].removesuffix(".mid").replace("freedoom", "") for i in order]
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for name, colour, marker in (
+        ("prompt, as it is", "#8c959f", "o"),
+        ("training's most frequent", "#c2410c", "s"),
+        (model, "#1f6feb", "D"),
+    ):
+        errors = np.array(found[name]["error"][3])[order]
+        axes.plot(errors, range(len(order)), marker, color=colour, ms=6, label=name)
+    axes.set_yticks(range(len(order)), [n.replace("_d_", ": ") for n in names], fontsize=8)
+    axes.set_xlim(-0.5)
+    axes.grid(axis="x", color="#d8dee4", lw=0.6)
+    axes.set_xlabel("mean error in velocity (less is better)")
+    axes.set_title("pieces never trained on", fontsize=10, loc="left")
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out, dpi=110)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], "val", sys.argv[2])
+    if sys.argv[1] == "draw":
+        draw(*sys.argv[2:])
+    else:
+        main(sys.argv[1], "val", sys.argv[2])

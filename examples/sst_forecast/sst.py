@@ -1,13 +1,14 @@
 """Next month's sea surface temperature: prepare jcm's anomalies, then score forecasts of them.
 
-python sst.py prepare FOLDER_OF_JCM OUT.nc    # its anomalies; then: lom train run.yaml
-python sst.py score OUT.nc val RUN ...        # RMSE in K, of several runs their mean forecast
-python sst.py score OUT.nc test RUN ... --draw sst_forecast.png
+python sst.py prepare FOLDER_OF_JCM OUT.nc            # then: lom train run.yaml
+python sst.py score OUT.nc val RUN ...                # of several runs also their mean
+python sst.py score OUT.nc test RUN sst_forecast.png
 """
 
 from __future__ import annotations
 
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import xarray as xr
 
 Array = np.ndarray
 LAST = {"train": 2001, "val": 2006, "test": 2013}  # years, each set begins after the one before
+BASE = "damped, r of the place"
+LINEAR = "linear, leading patterns"
 EDGE = 60.0  # degrees: beyond it the file's anomalies are those of sea ice
 
 
@@ -80,6 +83,40 @@ def by_model(run: str, months: slice) -> Array:
     return np.stack(answers)
 
 
+def linear(data: xr.Dataset, k: int, ridge: float) -> Array:
+    """(t, y, x): surprises from the k leading patterns of the month before, of the training years.
+
+    Patterns are those of the anomalies weighted by area (EOFs); ridge is in their mean variance.
+    """
+    sea = np.isfinite(data["ssta"].values[0])
+    root = np.sqrt(np.cos(np.deg2rad(data["lat"].values))[:, None] * np.ones(sea.shape))[sea]
+    fields, rest = data["ssta"].values[:, sea] * root, data["surprise"].values[:, sea] * root
+    n = len(data["ssta"].sel(time=months_of("train")))
+    patterns = np.linalg.svd(fields[:n], full_matrices=False)[2][:k]
+    known = fields @ patterns.T
+    x, y = known[: n - 1], rest[1:n]
+    shrink = ridge * (x**2).sum() / k * np.eye(k)
+    answer = np.full(data["ssta"].shape, np.nan)
+    answer[1:, sea] = known[:-1] @ np.linalg.solve(x.T @ x + shrink, x.T @ y) / root
+    return answer
+
+
+def chosen_linear(data: xr.Dataset) -> Array:
+    """The best on the validation years."""
+    time = data["time"].values.astype("datetime64[Y]").astype(int) + 1970
+    val = (time > LAST["train"]) & (time <= LAST["val"])
+    area = np.cos(np.deg2rad(data["lat"].values))[:, None]
+    best: tuple[float, str, Array] | None = None
+    for k, ridge in product((5, 10, 20, 40), (0.01, 0.1, 1.0, 10.0)):
+        answer = linear(data, k, ridge)
+        left = float(np.nansum((answer - data["surprise"].values)[val] ** 2 * area))
+        if best is None or left < best[0]:
+            best = left, f"{k} patterns, ridge {ridge:g}", answer
+    assert best is not None
+    print(f"chosen on val: {best[1]}")
+    return best[2]
+
+
 def score(file: str, part: str, *runs: str) -> dict[str, Any]:
     """Squared errors of each month, averaged over the sea by area, and the forecasts themselves."""
     data = xr.load_dataset(file)
@@ -88,20 +125,23 @@ def score(file: str, part: str, *runs: str) -> dict[str, Any]:
     months = months_of(part)
     truth, before = (found.sel(time=months).values for found in (data["ssta"], before))
     train = data["ssta"].sel(time=months_of("train")).values
-    r = float(np.nansum(train[1:] * train[:-1]) / np.nansum(train[:-1] ** 2))
+    weight = np.cos(np.deg2rad(data["lat"].values))[:, None]
+    r = float(np.nansum(train[1:] * train[:-1] * weight) / np.nansum(train[:-1] ** 2 * weight))
+    kept = np.isin(data["time"].values, data["time"].sel(time=months).values)
     damped = data["damping"].values * before
     forecasts = {
         "climatology": 0 * before,
         "persistence": before,
         "damped, one r": r * before,
-        "damped, r of the place": damped,
+        BASE: damped,
+        LINEAR: damped + chosen_linear(data)[kept],
     }
     answers = [by_model(run, months) for run in runs]
     for number, answer in enumerate(answers):
         forecasts[f"model {number + 1}"] = damped + answer
     if len(runs) > 1:
         forecasts["mean of the models"] = damped + np.mean(answers, axis=0)
-    area = np.cos(np.deg2rad(data["lat"].values))[:, None] * np.isfinite(truth[0])
+    area = weight * np.isfinite(truth[0])
     squares = {
         name: np.nansum((found - truth) ** 2 * area, axis=(1, 2)) / area.sum()
         for name, found in forecasts.items()
@@ -121,16 +161,60 @@ def told(squares: dict[str, Array], draws: int = 10_000) -> None:
     n = len(next(iter(blocks.values())))
     which = np.random.default_rng(0).integers(0, n, (draws, n))
     drawn = {name: np.sqrt(found[which].mean(1)) for name, found in blocks.items()}
-    base = "damped, r of the place"
     for name, found in squares.items():
         rmse = np.sqrt(found.mean())
-        skill = 100 * (1 - rmse / np.sqrt(squares[base].mean()))
+        skill = 100 * (1 - rmse / np.sqrt(squares[BASE].mean()))
         low, high = np.quantile(drawn[name], [0.025, 0.975])
-        least, most = np.quantile(100 * (1 - drawn[name] / drawn[base]), [0.025, 0.975])
+        least, most = np.quantile(100 * (1 - drawn[name] / drawn[BASE]), [0.025, 0.975])
         print(
             f"{name:24} {rmse:.4f} K [{low:.4f}, {high:.4f}]"
             f"  {skill:+.1f}% [{least:+.1f}, {most:+.1f}] below damped"
         )
+
+
+# ------------------------------------------------------------------------------------- picture
+
+
+def draw(found: dict[str, Any], out: str) -> None:
+    """Errors of each year, and where the first model gains on damped persistence."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 3.3), width_ratios=[1, 1.9], layout="constrained"
+    )
+    years = np.arange(int(found["months"].start), int(found["months"].stop) + 1)
+    by_year = {
+        name: np.sqrt(errors.reshape(-1, 12).mean(1)) for name, errors in found["squares"].items()
+    }
+    for name, colour, label in (
+        ("persistence", "#8c959f", "persistence"),
+        (LINEAR, "#c2410c", "linear"),
+        ("model 1", "#1f6feb", "model"),
+    ):
+        gain = 100 * (1 - by_year[name] / by_year[BASE])
+        left.plot(years, gain, "o-", color=colour, lw=2, ms=4, label=label)
+    left.axhline(0, color="#1b1f24", lw=0.8, ls=":")
+    left.set_ylabel("RMSE below damped persistence (%)")
+    left.set_title("by year", fontsize=10, loc="left")
+    left.legend(frameon=False, fontsize=8, loc="upper left")
+    left.spines[["top", "right"]].set_visible(False)
+    truth, forecasts, data = found["truth"], found["forecasts"], found["data"]
+    sea = np.isfinite(truth[0])
+    rmse = {name: np.sqrt(((forecasts[name] - truth) ** 2).mean(0)) for name in (BASE, "model 1")}
+    gain = np.where(sea, 100 * (1 - rmse["model 1"] / rmse[BASE]), np.nan)
+    shown = right.pcolormesh(data["lon"], data["lat"], gain, cmap="RdBu", vmin=-8, vmax=8)
+    right.set_facecolor("#e6e8eb")
+    right.set_aspect(1)
+    right.set_xticks(range(0, 360, 60))
+    right.set_yticks(range(-60, 61, 30))
+    right.set_xlabel("longitude (°)")
+    right.set_ylabel("latitude (°)")
+    right.set_title("the model's, by place (%)", fontsize=10, loc="left")
+    figure.colorbar(shown, ax=right, shrink=0.8, extend="both")
+    figure.savefig(out, dpi=110)
 
 
 if __name__ == "__main__":
@@ -138,4 +222,8 @@ if __name__ == "__main__":
     if verb == "prepare":
         prepare(Path(given[0]), Path(given[1]))
     else:
-        told(score(*given)["squares"])
+        pictures = [name for name in given if name.endswith(".png")]
+        found = score(*(name for name in given if name not in pictures))
+        told(found["squares"])
+        for out in pictures:
+            draw(found, out)
