@@ -85,11 +85,13 @@ def _anew(
                 f"{out_dir} holds a run already: init_from=resume continues it, another out_dir= "
                 "starts a new one, or delete the folder"
             )
-        model.fit_scales(sample_tokens(reader, config.data.fit_records, plan.seed))
     else:
         found = checkpoint.find(plan.init_from)
         checkpoint.check_lock(checkpoint.read_state(found)["lock"], config.registry)
         checkpoint.load_weights(model, found)
+    if new := [name for name in config.registry.names() if not model.part(name).seen]:
+        samples = sample_tokens(reader, config.data.fit_records, plan.seed)
+        model.fit_scales({name: samples[name] for name in new})
     optimizers = _placed(config, model, device, world)
     if not world.main:  # what dropout draws
         torch.manual_seed(mix(plan.seed, world.rank))
