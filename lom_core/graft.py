@@ -76,7 +76,7 @@ def transfer(model: Lom, found: Path, origins: Mapping[str, str] | None = None) 
         wanted |= {k: v for k, v in keys.items() if k not in taken}
     checkpoint.check_fit(found, saved, own, wanted)
     model.load_state_dict(taken | {k: saved[v] for k, v in wanted.items()}, strict=False)
-    done.new = [n for n in model.registry.names() if not bool(model.part(n).scale.fitted)]
+    done.new = [n for n in model.registry.names() if not model.part(n).seen]
     return done
 
 

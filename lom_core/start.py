@@ -89,13 +89,12 @@ def _anew(
             )
         if config.model.lora_rank:
             raise ConfigError("lora_rank adapts a trained body: name its checkpoint in init_from")
-        model.fit_scales(sample_tokens(reader, config.data.fit_records, plan.seed))
     else:
         moved = transfer(model, checkpoint.find(plan.init_from), plan.origins)
         told = list(moved.told())
-        if moved.new:
-            samples = sample_tokens(reader, config.data.fit_records, plan.seed)
-            model.fit_scales({name: samples[name] for name in moved.new})
+    if new := [name for name in config.registry.names() if not model.part(name).seen]:
+        samples = sample_tokens(reader, config.data.fit_records, plan.seed)
+        model.fit_scales({name: samples[name] for name in new})
     optimizers = _placed(config, model, device, world)
     if not world.main:  # what dropout draws
         torch.manual_seed(mix(plan.seed, world.rank))

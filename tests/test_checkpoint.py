@@ -156,3 +156,21 @@ def test_without_any_plugin_the_missing_kind_is_named(trained: Path) -> None:
 def test_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         checkpoint.find(tmp_path)
+
+
+def test_a_modality_that_the_first_run_had_no_data_of_is_fitted_by_the_next(
+    waves: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    """Pre-train without labels, fine-tune with them: what was fitted stays, what was not is."""
+    one = {"dataset": {"kind": waves, "n": 1}, "val_fraction": 0}  # record 0 has no word
+    first = train(make_run(data=one, train={"max_iters": 1})).out_dir
+    before, _, _ = checkpoint.load_model(checkpoint.find(first, "latest"))
+    assert before.part("wave").seen and not before.part("word").seen
+
+    plan = {"max_iters": 1, "init_from": str(first)}
+    run = make_run(train=plan, system={"out_dir": str(tmp_path / "next")})
+    after, _, _ = checkpoint.load_model(checkpoint.find(train(run).out_dir, "latest"))
+    assert after.part("word").seen
+    fitted = after.part("wave").scale.state_dict()
+    for name, value in before.part("wave").scale.state_dict().items():
+        assert value.equal(fitted[name]), name
