@@ -30,7 +30,7 @@ format: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,hub,wandb,tensorboard,emissions]' $(PLUGINS:%=-e "./%[test]")
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,hub,wandb,tensorboard,emissions,probe,parquet]' $(PLUGINS:%=-e "./%[test]")
 	touch $@
 
 clean:

@@ -23,6 +23,7 @@ from lom_core.config import RunConfig
 from lom_core.conformal import Correction, weights_of
 from lom_core.data import Reader
 from lom_core.device import pick_device
+from lom_core.embed import Table, embed, joined
 from lom_core.errors import ConfigError, DataError
 from lom_core.heads import CategoricalHead, Draw
 from lom_core.modality import ModalityRegistry
@@ -86,6 +87,18 @@ class LargeObservationModel:
     def encoders(self) -> dict[str, Encoder]:
         """``encode`` and ``decode`` of each modality."""
         return self.reader.encoders
+
+    def embed(self, records: Record | Iterable[Record], **how: Any) -> Table:
+        """Vectors of records, with their ids and labels: columns with a row a record.
+
+        Args:
+            how: as of :func:`lom_core.embed.embed`: ``pool``, ``layer``, ``given``, ``tokens`` ...
+
+        Errors:
+            DataError: no record; records that cannot be used are left out.
+        """
+        source = ListSource([records] if isinstance(records, Mapping) else list(records))
+        return joined(embed(self.lom, self.reader.over(source), self.config, **how))
 
     def predict(self, records: Record | Iterable[Record], **how: Any) -> list[Prediction]:
         """What is the content of ``target`` at each position, given what was observed?

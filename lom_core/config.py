@@ -9,13 +9,15 @@ executed). ``extends: base.yaml`` starts from another file. Leaf names are uniqu
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lom_core.errors import ConfigError
 from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Dataset, Objective, Tracker
+
+Chance = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -43,6 +45,9 @@ class DataConfig(Section):
         num_workers: loader processes; 0 reads in the main process.
         shuffle: a new seeded order each epoch.
         shuf: shuffle the order of the modalities within each observation.
+        modality_dropout: the chance that a modality is left out of an observation that is trained
+            on, for all modalities or by name; one always stays. Then a model can do without it.
+        modality_dropout_ramp: that chance grows from 0 over the first so many records.
         max_bad_fraction: the run stops when more records than this cannot be used.
         fit_records: records on which scales are fitted.
         look_ahead: samples a lane may hold back to fill its rows.
@@ -57,6 +62,8 @@ class DataConfig(Section):
     num_workers: int = Field(default=0, ge=0)
     shuffle: bool = True
     shuf: bool = False
+    modality_dropout: Chance | dict[str, Chance] = 0.0
+    modality_dropout_ramp: int = Field(default=0, ge=0)
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     fit_records: int = Field(default=1000, ge=1)
     look_ahead: int = Field(default=8, ge=1)
@@ -296,6 +303,13 @@ class RunConfig(Section):
         if isinstance(value, Mapping):
             return {name: _with_name(name, config) for name, config in value.items()}
         return value
+
+    @model_validator(mode="after")
+    def _known_dropout(self) -> RunConfig:
+        dropout = self.data.modality_dropout
+        for name in dropout if isinstance(dropout, dict) else ():
+            self.registry.get_config(name)
+        return self
 
     @property
     def registry(self) -> ModalityRegistry:

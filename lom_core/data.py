@@ -21,6 +21,7 @@ from lom_core.errors import BadRecord, DataError, TooManyBadRecords
 from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Encoder, Record, Source, Tokens
 from lom_core.seeds import Permutation, mix
+from lom_core.selection import crop, leave_out
 
 MIN_SEEN = 100  # a fraction of bad records is taken of at least so many
 MAX_IN_A_ROW = 1000  # bad records after which a lane gives up, whatever the fraction
@@ -47,16 +48,32 @@ class Reader:
         other.source = source
         return other
 
-    def read(self, index: int, seed: int | None) -> Observation:
+    def read(
+        self, index: int, seed: int | None, dropout: Mapping[str, float] | None = None
+    ) -> Observation:
         """The observation of record ``index``; without a seed nothing is drawn (evaluation).
+
+        Args:
+            dropout: the chance that a modality is left out.
 
         Errors:
             BadRecord: the record cannot be used.
         """
-        record = self.source[index]
+        return self.observe(self.source[index], index, seed, dropout)
+
+    def observe(
+        self,
+        record: Record,
+        index: int,
+        seed: int | None,
+        dropout: Mapping[str, float] | None = None,
+    ) -> Observation:
+        """The same of a record that is at hand, ``index`` being its number."""
         tokens = self.tokens(record)
         if not tokens:
             raise BadRecord("no modality of this run was observed", row=index)
+        if dropout and seed is not None:
+            tokens = leave_out(tokens, dropout, seed)
         order = self.registry.generate_sequence(self.shuf and seed is not None, seed=seed)
         order.sort(key=lambda name: name not in self.leads)  # stable
         tokens = {name: tokens[name] for name in order if name in tokens}
@@ -129,22 +146,6 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
     if problem:
         raise BadRecord(problem)
     return Tokens(content, positions, None if weights is None else weights.astype(np.float32))
-
-
-def crop(tokens: Mapping[str, Tokens], room: int, seed: int | None) -> dict[str, Tokens]:
-    """A window of each modality, all in proportion, of ``room`` tokens together.
-
-    The windows start at a seeded place, or at the beginning without a seed.
-    """
-    total = sum(len(t) for t in tokens.values())
-    rng = np.random.default_rng(seed)
-    kept = {}
-    for name, t in tokens.items():
-        n = len(t) * room // total
-        start = 0 if seed is None else int(rng.integers(0, len(t) - n + 1))
-        if n:
-            kept[name] = t[start : start + n]
-    return kept
 
 
 @dataclass
@@ -271,7 +272,7 @@ class Lane:
         index, seed = self.plan.record(number, self.reader.source)
         self.tally.seen += count
         try:
-            return self.reader.read(index, seed)
+            return self.reader.read(index, seed, self.plan.dropout(number, self.reader.registry))
         except BadRecord as error:
             if count:
                 self.tally.note(error)
@@ -295,6 +296,17 @@ class LanePlan:
     max_bad_fraction: float = 1.0
     seed: int | None = None
     shuffle: bool = False
+    modality_dropout: float | Mapping[str, float] = 0.0
+    modality_dropout_ramp: int = 0
+
+    def dropout(self, number: int, registry: ModalityRegistry) -> dict[str, float] | None:
+        """The chance that each modality is left out of sample ``number``."""
+        rates = self.modality_dropout
+        if not rates or self.seed is None:
+            return None
+        grown = min(1.0, number / self.modality_dropout_ramp) if self.modality_dropout_ramp else 1.0
+        by_name = rates if isinstance(rates, Mapping) else dict.fromkeys(registry.names(), rates)
+        return {name: grown * rate for name, rate in by_name.items()}
 
     def has(self, number: int, source: Source) -> bool:
         return self.seed is not None or in_stream(source, number)

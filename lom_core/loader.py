@@ -43,6 +43,8 @@ class Loader:
             max_bad_fraction=config.max_bad_fraction,
             seed=seed,
             shuffle=config.shuffle,
+            modality_dropout=config.modality_dropout,
+            modality_dropout_ramp=config.modality_dropout_ramp,
         )
         self.reader = reader
         self.lanes = range(self.plan.lanes) if lanes is None else lanes

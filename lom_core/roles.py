@@ -7,7 +7,7 @@ plugin is one class: subclass ``Tokeniser``, write ``encode`` and ``decode``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Record = Mapping[str, Any]
-"""What a data set yields: modality name -> raw observation, and optionally ``"id"``."""
+"""What a data set yields: modality name -> raw observation, and optionally ``"id"`` and labels
+(text or single numbers) under names that are no modality's."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,16 @@ class Objective(Component, role="objective"):
 
     def prepare(self, rows: Sequence[Row], layouts: Mapping[str, Layout]) -> Batch:
         raise ConfigError(f"objective '{self.tag}' has no prepare()")
+
+    def condition(
+        self, rows: Sequence[Row], layouts: Mapping[str, Layout], given: Collection[str]
+    ) -> Batch:
+        """The given modalities are shown, all others asked for: how a trained model is questioned.
+
+        With every modality given nothing is hidden: embeddings are read from that. Rows hold the
+        given modalities first. A causal objective may ask for given tokens, too, as in training.
+        """
+        raise ConfigError(f"objective '{self.tag}' has no condition()")
 
 
 class Tracker(Component, role="tracker"):

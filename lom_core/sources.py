@@ -63,7 +63,14 @@ class UserSource:
                 f"{', '.join(self.names)}"
             )
         record = {name: _modality(item, name) for name in self.names if item.get(name) is not None}
-        return {**record, "id": str(item.get("id", item.get("idx", index)))}
+        others = {k: v for k, v in item.items() if k not in self.names and is_label(v)}
+        return {**others, **record, "id": str(item.get("id", item.get("idx", index)))}
+
+
+def is_label(value: Any) -> bool:
+    """Text or a single number: what a record may hold besides the run's modalities."""
+    scalar = hasattr(value, "detach") and value.ndim == 0  # a tensor
+    return scalar or isinstance(value, str | bool | int | float | np.generic)
 
 
 def _modality(item: Mapping[str, Any], name: str) -> Any:

@@ -81,14 +81,19 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, starts: Tensor, given: Tensor, places: Tensor, past: Past | None = None
     ) -> Tensor:
+        q, k, v = self.project(x, places)
+        heads = (attend if past is None else past.attend)(q, k, v, starts, given)
+        out: Tensor = self.out(rearrange(heads, "n h e -> n (h e)"))
+        return out
+
+    def project(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (n, h, e) of slots (n, d)."""
         q, k, v = rearrange(self.qkv(x), "n (three h e) -> three n h e", three=3, h=self.n_head)
         if self.qk_norm:
             q, k = (F.rms_norm(t, (t.shape[-1],)).to(v.dtype) for t in (q, k))
         if self.rotary:
             q, k = (rotate(t, places).to(v.dtype) for t in (q, k))
-        heads = (attend if past is None else past.attend)(q, k, v, starts, given)
-        out: Tensor = self.out(rearrange(heads, "n h e -> n (h e)"))
-        return out
+        return q, k, v
 
 
 class MLP(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -22,6 +22,11 @@ class NextToken(Objective, kind="next_token"):
 
         return next_token(rows, layouts)
 
+    def condition(
+        self, rows: Sequence[Row], layouts: Mapping[str, Layout], given: Collection[str]
+    ) -> Batch:
+        return self.prepare(rows, layouts)
+
 
 class Masked(Objective, kind="masked"):
     """A share of each observation's tokens is hidden and predicted from all the others.
@@ -39,6 +44,13 @@ class Masked(Objective, kind="masked"):
 
         return masked(rows, layouts, self.ratio)
 
+    def condition(
+        self, rows: Sequence[Row], layouts: Mapping[str, Layout], given: Collection[str]
+    ) -> Batch:
+        from lom_core.objectives import masked_but
+
+        return masked_but(rows, layouts, given)
+
 
 class AnyOrder(Objective, kind="any_order"):
     """Next token, with the tokens of each observation in a seeded order of its own."""
@@ -47,6 +59,13 @@ class AnyOrder(Objective, kind="any_order"):
         from lom_core.objectives import any_order
 
         return any_order(rows, layouts)
+
+    def condition(
+        self, rows: Sequence[Row], layouts: Mapping[str, Layout], given: Collection[str]
+    ) -> Batch:
+        from lom_core.objectives import next_token
+
+        return next_token(rows, layouts)  # one of the orders, the same for every record
 
 
 class Prefix(Objective, kind="prefix"):
@@ -72,6 +91,13 @@ class Prefix(Objective, kind="prefix"):
                 f"modalities: {', '.join(layouts)}"
             )
         return prefix(rows, layouts, self.given)
+
+    def condition(
+        self, rows: Sequence[Row], layouts: Mapping[str, Layout], given: Collection[str]
+    ) -> Batch:
+        from lom_core.objectives import prefix
+
+        return prefix(rows, layouts, given)
 
 
 class Wandb(Tracker, kind="wandb"):

@@ -18,11 +18,14 @@ from lom_core.cli import (
     config,
     data,
     doctor,
+    embed,
     estimate,
     evaluate,
     plugins,
     predict,
+    probe,
     report,
+    search,
     train,
 )
 from lom_core.dotenv import read_dotenv
@@ -55,8 +58,8 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    doing = (estimate, train, evaluate, predict, calibrate, report, checkpoint)
-    for module in (*doing, data, config, plugins, doctor):
+    doing = (estimate, train, evaluate, predict, calibrate, embed, probe, search, report)
+    for module in (*doing, checkpoint, data, config, plugins, doctor):
         module.add(app)
     _add_plugin_commands(app)
     return app

@@ -61,6 +61,14 @@ def test_samples_go_to_loader_workers_and_end_where_they_end() -> None:
         source[119]
 
 
+def test_every_supernova_has_its_redshift_as_a_label() -> None:
+    for split in ("train", "val"):
+        source = SpectrumSamples(split=split).build(REGISTRY)
+        found = [source[i].get("redshift") for i in range(len(source))]
+        known = [z for z in found if z is not None]
+        assert len(known) == len(found) and min(known) > 0 and max(known) < 2
+
+
 def test_a_modality_that_the_run_lacks_is_an_error() -> None:
     with pytest.raises(ConfigError, match="stars"):
         SpectrumSamples(modality="stars").build(REGISTRY)
@@ -101,6 +109,8 @@ def test_sndata_layout(archive: Path) -> None:
         record = source[found[name]]
         value = record["spectra"]
         assert record["id"] == name.removesuffix(".txt")
+        assert record["class"] == ("galaxy" if name.startswith("gal") else "supernova")
+        assert record["object_id"] == "1", "one object, whatever was extracted"
         np.testing.assert_allclose(value["wavelength"], np.linspace(0.4, 0.9, 200))
         np.testing.assert_allclose(value["flux"][10:], np.linspace(1, 2, 200)[10:], rtol=1e-5)
         np.testing.assert_array_equal(value["mask"], np.arange(200) < 10)

@@ -196,6 +196,8 @@ class SpectrumFiles(FileDataset, kind="spectrum_files"):
 class SpectrumSamples(Dataset, kind="spectrum_samples"):
     """Superluminous supernovae, 10 Å pixels, flux in 10⁻¹⁷ erg/s/cm²/Å (see README).
 
+    Each record has the label ``redshift``.
+
     Args:
         split: ``train`` and ``val`` have no object in common.
         modality: the modality of the run that they are.
@@ -215,8 +217,9 @@ class SndataSpectra(Dataset, kind="sndata_spectra"):
     """The spectra of the SDSS-II supernova survey (Sako et al. 2018) in the package ``sndata``.
 
     Flux is in 10⁻¹⁷ erg/s/cm²/Å. Record ids are ``gal5103-1234`` for a host galaxy and
-    ``sn5103-1234`` for a supernova: object, then spectrum. 66 of the 1,566 are not calibrated and
-    are bad records; a run needs ``max_bad_fraction: 0.1``.
+    ``sn5103-1234`` for a supernova: object, then spectrum; the labels ``class`` (supernova or
+    galaxy: what it was extracted for) and ``object_id`` say the same. 66 of the 1,566 are not
+    calibrated and are bad records; a run needs ``max_bad_fraction: 0.1``.
 
     Args:
         split: objects are drawn by a hash of their number: 80% train, 10% val, 10% test.

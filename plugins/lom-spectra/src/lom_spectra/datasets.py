@@ -31,13 +31,16 @@ class SampleSource:
             self.wavelength = hdus["WAVELENGTH"].data.astype(np.float64) * 1e-4  # Å -> micron
             self.flux = hdus["FLUX"].data.astype(np.float32)  # (objects, pixels)
             self.names = [str(name) for name in hdus["CATALOGUE"].data["NAME"]]
+            self.redshift = hdus["CATALOGUE"].data["REDSHIFT"].astype(np.float64)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Record:
         value = {"flux": self.flux[index], "wavelength": self.wavelength}
-        return {self.modality: value, "id": self.names[index]}
+        redshift = float(self.redshift[index])
+        label = {"redshift": redshift} if np.isfinite(redshift) else {}
+        return {self.modality: value, "id": self.names[index], **label}
 
 
 def open_sndata(split: str, modality: str) -> ZipSource:
@@ -94,7 +97,13 @@ class ZipSource:
             value = _calibrated(table)
         except BadRecord as error:
             raise BadRecord(error.reason, file=name, detail=error.detail) from error
-        return {self.modality: value, "id": PurePosixPath(name).stem}
+        what, target = target_of(name)
+        return {
+            self.modality: value,
+            "id": PurePosixPath(name).stem,
+            "class": what,
+            "object_id": target,
+        }
 
 
 def _calibrated(table: Array) -> dict[str, Array]:
@@ -113,8 +122,15 @@ def _calibrated(table: Array) -> dict[str, Array]:
     return {"flux": (flux * 1e17).astype(np.float32), "wavelength": wavelength, "mask": filled}
 
 
+def target_of(name: str) -> tuple[str, str]:
+    """What a spectrum was extracted for, and the number of the object: ``gal5103-12`` is of the
+    host galaxy of 5103, ``sn5103-7`` of the supernova in it."""
+    stem = PurePosixPath(name).stem.split("-")[0]
+    what = "galaxy" if stem.startswith("gal") else "supernova"
+    return what, stem.removeprefix("gal").removeprefix("sn")
+
+
 def split_of(name: str) -> str:
     """train, val or test, by the object alone: ``gal5103-12`` and ``sn5103-7`` go together."""
-    target = PurePosixPath(name).stem.split("-")[0].removeprefix("gal").removeprefix("sn")
-    draw = hashlib.blake2b(target.encode(), digest_size=4).digest()[0] % 10
+    draw = hashlib.blake2b(target_of(name)[1].encode(), digest_size=4).digest()[0] % 10
     return {0: "val", 1: "test"}.get(draw, "train")
