@@ -3,9 +3,9 @@
 A central interval of level l around the median m is stretched by one factor f(l), so that the
 share l of the held-out values lies inside (Papadopoulos et al. 2002; Romano et al. 2019, in the
 scaled form). Values of one record hang together: records are exchangeable, not their values, so
-each record counts as one however many values it has. Heads that predict a point get a half-width f(l) in model units instead, and so
-intervals that they did not have. All in model units: scales rise, so shares are the same in
-physical ones.
+each record counts as one however many values it has. Heads that predict a point get a half-width
+f(l) in model units instead, and so intervals that they did not have. All in model units: scales
+rise, so shares are the same in physical ones.
 """
 
 from __future__ import annotations
@@ -62,9 +62,8 @@ class Correction(BaseModel):
             records: (n,) numbers of the records that the values are of; None: each of its own.
         """
         n = scores.shape[1]
-        which, sizes = np.arange(n), np.ones(n)
-        if records is not None:
-            _, which, sizes = np.unique(records, return_inverse=True, return_counts=True)
+        names = np.arange(n) if records is None else records
+        _, which, sizes = np.unique(names, return_inverse=True, return_counts=True)
         weights = 1 / (sizes[which] * len(sizes))
         factors = []
         for level, row in zip(levels, scores, strict=True):
@@ -86,7 +85,7 @@ class Correction(BaseModel):
 def _quantile(values: Array, weights: Array, level: float) -> float:
     """The smallest value with so much weight at or below it; the largest if none has."""
     order = np.argsort(values, kind="stable")
-    place = np.searchsorted(np.cumsum(weights[order]), level - 1e-9)
+    place = int(np.searchsorted(np.cumsum(weights[order]), level - 1e-9))
     return float(values[order[min(place, len(values) - 1)]])
 
 

@@ -92,10 +92,10 @@ def test_records_not_values_are_exchangeable(seed: int, n: int) -> None:
 
 
 def test_a_value_a_record_is_the_plain_correction() -> None:
-    scores_, order = np.random.default_rng(0).random((3, 50)), np.random.default_rng(1)
-    plain = Correction.fit(scores_, (0.5, 0.9, 0.95))
-    assert plain == Correction.fit(scores_, (0.5, 0.9, 0.95), order.permutation(50))
-    ordered = np.sort(scores_, axis=1)  # ceil(51 l) - 1: 25, 45, 48
+    found, names = np.random.default_rng(0).random((3, 50)), np.random.default_rng(1).permutation(50)
+    plain = Correction.fit(found, (0.5, 0.9, 0.95))
+    assert plain == Correction.fit(found, (0.5, 0.9, 0.95), names)
+    ordered = np.sort(found, axis=1)  # ceil(51 l) - 1: 25, 45, 48
     assert plain.factors == (ordered[0, 25], ordered[1, 45], ordered[2, 48])
 
 

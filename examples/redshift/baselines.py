@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--out", default="logs/redshift/baselines.csv")
     told = parser.parse_args()
     registry = ModalityRegistry([ModalityConfig(name="redshift", input_size=1)])
-    augmented = {"copies": told.copies, "jitter": 0.05, "thin": 0.5} if told.copies else {}
+    augmented = {"copies": told.copies, "jitter": 0.15, "thin": 0.5} if told.copies else {}
     train = Supernovae(registry, told.folder, "train", **augmented)  # type: ignore[arg-type]
     held = Supernovae(registry, told.folder, told.split)
     seen, asked = ([s[i] for i in range(len(s))] for s in (train, held))

@@ -91,11 +91,11 @@ def observe(
     if found["spectrum"] is not None:
         wavelength, flux = found["spectrum"]
         binned = rebin(wavelength * stretch, flux)
-        median = np.nanmedian(binned)
-        record["spectra"] = {
-            "flux": (binned / median).astype(np.float32),
-            "wavelength": GRID * 1e-4,
-        }
+        if usable(binned):
+            record["spectra"] = {
+                "flux": (binned / np.nanmedian(binned)).astype(np.float32),
+                "wavelength": GRID * 1e-4,
+            }
     return record
 
 
@@ -195,5 +195,9 @@ def read_spectrum(path: Path) -> tuple[Array, Array] | None:
     table = table[np.isfinite(table).all(axis=1)]
     wavelength, first = np.unique(table[:, 0], return_index=True)
     binned = rebin(wavelength, table[first, 1])
-    usable = np.isfinite(binned).sum() >= 200 and np.nanmedian(binned) > 0
-    return (wavelength, table[first, 1]) if usable else None
+    return (wavelength, table[first, 1]) if usable(binned) else None
+
+
+def usable(binned: Array) -> bool:
+    """Whether 2000 Å of the grid were observed, with flux in them."""
+    return bool(np.isfinite(binned).sum() >= 200 and np.nanmedian(binned) > 0)
