@@ -92,7 +92,10 @@ def test_records_not_values_are_exchangeable(seed: int, n: int) -> None:
 
 
 def test_a_value_a_record_is_the_plain_correction() -> None:
-    found, names = np.random.default_rng(0).random((3, 50)), np.random.default_rng(1).permutation(50)
+    found, names = (
+        np.random.default_rng(0).random((3, 50)),
+        np.random.default_rng(1).permutation(50),
+    )
     plain = Correction.fit(found, (0.5, 0.9, 0.95))
     assert plain == Correction.fit(found, (0.5, 0.9, 0.95), names)
     ordered = np.sort(found, axis=1)  # ceil(51 l) - 1: 25, 45, 48

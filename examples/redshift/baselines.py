@@ -5,8 +5,8 @@
 Features of a light curve are simple: of each common band the number of epochs, the brightest, mean
 and faintest magnitude, the days to the brightest and from it to half a magnitude below; the length
 of the curve, and colours at the brightest. Those of a spectrum are its fluxes in bins of 100 Å.
-Missing ones are medians of the training set. ``--copies`` shows a model the same changed copies of
-training objects that the transformer saw. Answers are fitted in ln z.
+Missing ones are medians of the training set. ``--copies`` shows a model such changed copies of
+training objects as the transformer saw. Answers are fitted in ln z.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--out", default="logs/redshift/baselines.csv")
     told = parser.parse_args()
     registry = ModalityRegistry([ModalityConfig(name="redshift", input_size=1)])
-    augmented = {"copies": told.copies, "jitter": 0.15, "thin": 0.5} if told.copies else {}
+    augmented = {"copies": told.copies, "jitter": 0.2, "thin": 0.5} if told.copies else {}
     train = Supernovae(registry, told.folder, "train", **augmented)  # type: ignore[arg-type]
     held = Supernovae(registry, told.folder, told.split)
     seen, asked = ([s[i] for i in range(len(s))] for s in (train, held))

@@ -118,6 +118,8 @@ def main() -> None:
         writer.writerow(["model", "given", "id", "predicted", "redshift", "low", "high"])
         writer.writerows(answers)
     out.with_suffix(".json").write_text(json.dumps(rows, indent=1))
+    if told.baselines:
+        draw(rows, answers, out.with_suffix(".png"))
     for row in rows:
         told_of = [f"{k} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for k, v in list(row.items())[3:]]
         print(f"{row['model']:14s} {row['given']:22s} {row['n']:3d}  " + "  ".join(told_of))
@@ -135,6 +137,67 @@ def compare(path: Path) -> list[dict[str, Any]]:
         }
         rows.append({"model": key[0], "given": key[1], "n": len(chosen), **measured(values)})
     return rows
+
+
+def draw(rows: list[dict[str, Any]], answers: list[tuple[Any, ...]], path: Path) -> None:
+    """Predicted against catalogued redshifts for each subset, and errors beside baselines."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    from lom_core.pictures import BLUE, INK, RED
+
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
+    shown = ["light_curves", "spectra", "light_curves+spectra"]
+    titles = ["light curve", "spectrum", "light curve + spectrum"]
+    ends, ticks = (0.02, 4.0), [0.03, 0.1, 0.3, 1, 3]
+    for ax, given, title in zip(axes, shown, titles, strict=False):
+        z, truth, low, high = np.array([row[3:] for row in answers if row[1] == given], float).T
+        inside = (truth >= low) & (truth <= high)
+        ax.plot(ends, ends, color="#8b949e", lw=0.8, ls=":")
+        for chosen, colour in ((inside, BLUE), (~inside, RED)):
+            bars = np.abs(np.stack([low, high]) - z)[:, chosen]
+            marks = {"fmt": "o", "ms": 3.5, "lw": 0.7, "color": colour}
+            ax.errorbar(truth[chosen], z[chosen], bars, alpha=0.75, **marks)
+        ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="catalogued redshift")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
+            axis.set_minor_formatter(NullFormatter())
+        ax.set_title(f"given {title}", fontsize=10)
+        ax.text(
+            0.04,
+            0.94,
+            f"{inside.sum()} of {len(z)} in 90% intervals",
+            color=INK,
+            fontsize=8.5,
+            transform=ax.transAxes,
+            va="top",
+        )
+    axes[0].set_ylabel("predicted redshift")
+    _bars(axes[3], rows, shown, titles)
+    figure.savefig(path, dpi=110)
+
+
+def _bars(ax: Any, rows: list[dict[str, Any]], shown: list[str], titles: list[str]) -> None:
+    from lom_core.pictures import BLUE
+
+    colours = {"lom": BLUE, "random forest": "#57606a", "ridge": "#afb8c1"}
+    for i, (model, colour) in enumerate(colours.items()):
+        found = {row["given"]: row["rmse"] for row in rows if row["model"] == model}
+        value, low, high = np.array([found[given] for given in shown]).T
+        at = np.arange(len(shown)) + 0.26 * (i - 1)
+        bars = ([value - low, high - value], at)
+        ax.bar(at, value, 0.24, color=colour, label=model)
+        ax.errorbar(bars[1], value, bars[0], fmt="none", color="#1b1f24", lw=0.9)
+    mean = next(row["rmse"][0] for row in rows if row["model"] == "training mean")
+    ax.axhline(mean, color="#8b949e", lw=0.9, ls=":")
+    ax.text(2.42, mean, "training mean", fontsize=8, ha="right", va="bottom", color="#57606a")
+    ax.set_xticks(range(len(shown)), [t.replace(" + ", "\n+ ") for t in titles], fontsize=8.5)
+    ax.set_title("RMSE of redshift (95% intervals)", fontsize=10)
+    ax.set_ylim(0, 1.15 * max(row["rmse"][2] for row in rows if row["given"] in shown))
+    ax.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", columnspacing=1)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
 
 
 def list_of(source: Any) -> list[dict[str, Any]]:
