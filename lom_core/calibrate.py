@@ -36,20 +36,27 @@ class Scores:
         pit: (n,) probability predicted of a lower value (probability integral transform); none for
             a point's head. Even between 0 and 1 if all is well.
         crps: (n,) continuous ranked probability score in model units; a point's absolute error.
+        record: (n,) the number of the record that each value is of.
     """
 
     levels: tuple[float, ...]
     outside: Array
     pit: Array
     crps: Array
+    record: Array
     point: bool
 
     def coverage(self, level: float, correction: Correction | None = None) -> float | None:
-        """The share of the values inside an interval; None where there is no such interval."""
+        """The share of a record's values inside an interval, on average over the records.
+
+        None where there is no such interval.
+        """
         if level not in self.levels or (self.point and correction is None):
             return None
         limit = 1.0 if correction is None else correction.at(level)
-        return float((self.outside[self.levels.index(level)] <= limit).mean())
+        inside = self.outside[self.levels.index(level)] <= limit
+        _, which, sizes = np.unique(self.record, return_inverse=True, return_counts=True)
+        return float((np.bincount(which, inside) / sizes).mean())
 
 
 @dataclass
@@ -94,7 +101,8 @@ class Result:
         """A row a modality for tables."""
         found = []
         for name, scores in self.tested.items():
-            row: dict[str, Any] = {"modality": name, "values": len(scores.crps)}
+            row: dict[str, Any] = {"modality": name, "records": len(np.unique(scores.record))}
+            row["values"] = len(scores.crps)
             for level in SHOWN:
                 row[f"{level:.0%}"] = scores.coverage(level)
                 row[f"{level:.0%} corrected"] = scores.coverage(level, self.corrections.get(name))
@@ -141,7 +149,7 @@ def calibrate(
     tally = Tally()
     fitted, _ = score(model, fit, tally)
     tested, tokens = score(model, test, tally)
-    corrections = {name: Correction.fit(s.outside, s.levels) for name, s in fitted.items()}
+    corrections = {n: Correction.fit(s.outside, s.levels, s.record) for n, s in fitted.items()}
     return Result(corrections, fitted, tested, tokens, told, tally)
 
 
@@ -160,6 +168,7 @@ def score(
     """Scores of all values that the objective asks for, by modality: continuous and discrete."""
     lom, config = model.lom, model.config
     found: dict[str, dict[str, list[Array]]] = defaultdict(lambda: defaultdict(list))
+    before = 0  # records of the batches before
     for rows, seen in eval_batches(model.reader.over(source), config.data):
         tally.add(seen)
         batch = config.objective.prepare(rows, lom.layouts).to(model.device)
@@ -167,12 +176,14 @@ def score(
         for name, span in batch.spans.items():
             part = lom.part(name)
             target, weights = part.target(span)
+            owner = torch.searchsorted(batch.bos, span.slots[span.asked], right=True) - 1 + before
             for start in range(0, len(target), CHUNK):
                 chunk = slice(start, start + CHUNK)
                 answers = h[span.ask_slots[chunk]]
-                parts = _of(part, answers, target[chunk], weights[chunk])
+                parts = _of(part, answers, target[chunk], weights[chunk], owner[chunk])
                 for key, values in parts.items():
                     found[name][key].append(values)
+        before += len(batch.ids)
     tally.check(config.data.max_bad_fraction)
     joined = {
         name: {key: np.concatenate(values, axis=-1) for key, values in parts.items()}
@@ -191,8 +202,10 @@ def score(
     return continuous, discrete
 
 
-def _of(part: Parts, h: Tensor, target: Tensor, weights: Tensor) -> Mapping[str, Array]:
-    """Scores of the observed values of a few tokens."""
+def _of(
+    part: Parts, h: Tensor, target: Tensor, weights: Tensor, owner: Tensor
+) -> Mapping[str, Array]:
+    """Scores of the observed values of a few tokens (n,), ``owner`` their records."""
     head = part.head
     if isinstance(head, CategoricalHead):
         best = head.probabilities(h).max(-1)
@@ -207,7 +220,9 @@ def _of(part: Parts, h: Tensor, target: Tensor, weights: Tensor) -> Mapping[str,
     outside = conformal.scores(head, h, target, conformal.levels_of(head))[:, seen]
     pit = head.cdf(h, target)[seen] if head.has_quantiles else target.new_zeros(0)
     crps = head.crps(h, target)[seen]
-    return {"outside": _numpy(outside), "pit": _numpy(pit), "crps": _numpy(crps)}
+    record = owner[:, None].expand_as(target)[seen]
+    found = {"outside": outside, "pit": pit, "crps": crps, "record": record}
+    return {key: _numpy(values) for key, values in found.items()}
 
 
 def _numpy(values: Tensor) -> Array:

@@ -2,9 +2,10 @@
 
 A central interval of level l around the median m is stretched by one factor f(l), so that the
 share l of the held-out values lies inside (Papadopoulos et al. 2002; Romano et al. 2019, in the
-scaled form). Heads that predict a point get a half-width f(l) in model units instead, and so
-intervals that they did not have. All in model units: scales rise, so shares are the same in
-physical ones.
+scaled form). Values of one record hang together: records are exchangeable, not their values, so
+each record counts as one however many values it has. Heads that predict a point get a half-width
+f(l) in model units instead, and so intervals that they did not have. All in model units: scales
+rise, so shares are the same in physical ones.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Correction(BaseModel):
     Args:
         levels, factors: rising levels and what stretches their intervals; of a point's head the
             half-widths.
-        n: values that it was fitted on.
+        n, records: values that it was fitted on, and the records that they are of; 0 is unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,19 +43,34 @@ class Correction(BaseModel):
     levels: tuple[float, ...]
     factors: tuple[float, ...]
     n: int
+    records: int = 0
 
     @classmethod
-    def fit(cls, scores: Array, levels: Sequence[float]) -> Correction:
+    def fit(
+        cls, scores: Array, levels: Sequence[float], records: Array | None = None
+    ) -> Correction:
         """From scores (k, n) of n held-out values at k levels: see :func:`scores`.
 
-        The factor is the ceil((n + 1) l)-th smallest score, which makes the share at least l on
-        average over data sets; with too few values for that, the largest.
+        Each of K records weighs as much, its values sharing its weight. The factor is the smallest
+        score with the share (1 + 1 / m) l at or below it, m being how many independent values the
+        records are worth: between K, where the values of a record are inside or outside together,
+        and n. Where each value is a record of its own, that is the ceil((n + 1) l)-th smallest
+        score, and at least l of new values are inside on average over data sets; with too few for
+        that (8 or fewer at 90%) it is the largest.
+
+        Args:
+            records: (n,) numbers of the records that the values are of; None: each of its own.
         """
         n = scores.shape[1]
-        rank = np.minimum(np.ceil((n + 1) * np.asarray(levels)).astype(int), n) - 1
-        ordered = np.sort(scores, axis=1)
-        factors = [float(ordered[i, r]) for i, r in enumerate(rank)]
-        return cls(levels=tuple(levels), factors=tuple(factors), n=n)
+        names = np.arange(n) if records is None else records
+        _, which, sizes = np.unique(names, return_inverse=True, return_counts=True)
+        weights = 1 / (sizes[which] * len(sizes))
+        factors = []
+        for level, row in zip(levels, scores, strict=True):
+            inside = row <= _quantile(row, weights, level)
+            m = _worth(np.bincount(which, inside) / sizes, n)
+            factors.append(_quantile(row, weights, (1 + 1 / m) * level))
+        return cls(levels=tuple(levels), factors=tuple(factors), n=n, records=len(sizes))
 
     def at(self, level: float) -> float:
         """The factor of a central interval, interpolated between the fitted levels."""
@@ -64,6 +80,24 @@ class Correction(BaseModel):
                 f"quantiles from {(1 - self.levels[-1]) / 2:g} to {(1 + self.levels[-1]) / 2:g}"
             )
         return float(np.interp(level, self.levels, self.factors))
+
+
+def _quantile(values: Array, weights: Array, level: float) -> float:
+    """The smallest value with so much weight at or below it; the largest if none has."""
+    order = np.argsort(values, kind="stable")
+    place = int(np.searchsorted(np.cumsum(weights[order]), level - 1e-9))
+    return float(values[order[min(place, len(values) - 1)]])
+
+
+def _worth(shares: Array, n: int) -> float:
+    """How many independent values K records of n values are worth, by their shares inside (K,).
+
+    The mean of m independent ones has the variance p (1 - p) / m, that of the records' shares is
+    estimated from how they differ (Kish 1965: n over the design effect).
+    """
+    k, mean = len(shares), shares.mean()
+    variance = shares.var(ddof=1) / k if k > 1 else np.inf
+    return float(np.clip(mean * (1 - mean) / max(variance, 1e-30), k, n))
 
 
 def levels_of(head: HeadModule) -> tuple[float, ...]:

@@ -66,6 +66,42 @@ def test_few_values_give_wide_intervals() -> None:
         found.at(0.95)
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.integers(9, 40))
+def test_records_not_values_are_exchangeable(seed: int, n: int) -> None:
+    """Values of a record share most of their error, and long records are the surer ones: over many
+    draws of n records a new one has 90% inside, as values counted one by one do not."""
+    rng = np.random.default_rng(seed)
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        record = np.repeat(np.arange(n), rng.choice([5, 60], n))
+        spread = np.where(np.bincount(record)[record] > 30, 0.3, 3.0)
+        return np.abs(
+            spread * (rng.normal(size=n)[record] + 0.2 * rng.normal(size=len(record)))
+        ), record
+
+    held = {"records": [], "values": []}
+    new, of = draw(400)
+    for _ in range(60):
+        score, record = draw(n)
+        for name, records in (("records", record), ("values", None)):
+            factor = Correction.fit(score[None], (0.9,), records).factors[0]
+            held[name].append((np.bincount(of, new <= factor) / np.bincount(of)).mean())
+    assert np.mean(held["records"]) > 0.86
+    assert np.mean(held["values"]) < 0.8
+
+
+def test_a_value_a_record_is_the_plain_correction() -> None:
+    found, names = (
+        np.random.default_rng(0).random((3, 50)),
+        np.random.default_rng(1).permutation(50),
+    )
+    plain = Correction.fit(found, (0.5, 0.9, 0.95))
+    assert plain == Correction.fit(found, (0.5, 0.9, 0.95), names)
+    ordered = np.sort(found, axis=1)  # ceil(51 l) - 1: 25, 45, 48
+    assert plain.factors == (ordered[0, 25], ordered[1, 45], ordered[2, 48])
+
+
 def test_a_perfect_forecast_is_left_as_it_is() -> None:
     head, rng = head_of("gaussian"), np.random.default_rng(0)
     truth = torch.tensor(rng.normal(0, 1.001, (20000, 1)), dtype=torch.float32)
