@@ -2,8 +2,8 @@
 
     python compare.py data/stellarium logs/stellarium
 
-LOGS holds K.npz for each fold K: `lom embed --baselines` of all copies by the model that never saw
-fold K. Every method learns from the pictures of the other folds and answers for those of fold K; what
+LOGS holds K.npz for each fold K: `lom embed --baselines` of all copies by the model that never
+saw fold K. Every method learns from the pictures of the other folds and answers for those of fold K; what
 it may choose it chooses by cross-validation there, over groups. All see the eight turns and
 reflections of each picture: probes their mean embedding, forests each as a row (and the mean of what
 they answer for the eight).
@@ -113,24 +113,11 @@ def answers(data: Path, logs: Path) -> tuple[Array, Array, dict[str, Array]]:
     return y, groups, found
 
 
-def draw(
-    y: Array, found: dict[str, Array], scores: dict[str, dict], data: Path, path: Path
-) -> None:
+def draw(y: Array, found: dict[str, Array], scores: dict[str, dict], path: Path) -> None:
     classes = sorted(set(y))
-    figure = plt.figure(figsize=(10, 5.6))
-    grid = figure.add_gridspec(2, 2, height_ratios=[1, 2.2], width_ratios=[1, 1.05], hspace=0.25)
-    with (data / "labels.csv").open() as file:
-        ids = [row["id"] for row in csv.DictReader(file)]
-    strip = grid[0, :].subgridspec(1, 10, wspace=0.06)
-    for c, kind in enumerate(classes):
-        members = np.flatnonzero(y == kind)
-        for j, i in enumerate(members[[len(members) // 3, 2 * len(members) // 3]]):
-            axis = figure.add_subplot(strip[2 * c + j])
-            axis.imshow(Image.open(data / f"images/{ids[i]}.png"))
-            axis.set_axis_off()
-            if not j:
-                axis.set_title(kind, fontsize=10, loc="left")
-    axis = figure.add_subplot(grid[1, 0])
+    figure = plt.figure(figsize=(10, 3.8))
+    grid = figure.add_gridspec(1, 2, width_ratios=[1, 1.05])
+    axis = figure.add_subplot(grid[0])
     for at, (name, score) in enumerate(scores.items()):
         colour = "#0b6e99" if name == "embedding" else "#9a9a9a"
         axis.plot(score["interval"], [at, at], color=colour, lw=5, alpha=0.35)
@@ -142,7 +129,7 @@ def draw(
     axis.set_xlabel("balanced accuracy, 95% bootstrap interval")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    axis = figure.add_subplot(grid[1, 1])
+    axis = figure.add_subplot(grid[1])
     table = np.array(
         [[((y == a) & (found["embedding"] == b)).sum() for b in classes] for a in classes]
     )
@@ -183,7 +170,7 @@ def main(data: Path, logs: Path) -> None:
     print(f"probe - better forest, same draws: [{low:+.3f}, {high:+.3f}]")
     scores_and_gain = {"scores": scores, "gain": [low, high]}
     (logs / "stellarium.json").write_text(json.dumps(scores_and_gain, indent=1))
-    draw(y, found, scores, data, logs / "stellarium.png")
+    draw(y, found, scores, logs / "stellarium.png")
 
 
 if __name__ == "__main__":

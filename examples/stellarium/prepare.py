@@ -34,7 +34,7 @@ CLASSES = {
     **dict.fromkeys((10, 13, 14, 15, 16, 17, 18), "nebula"),
     11: "planetary nebula",
 }
-NUMBERS = "NGC IC M C B Sh2 VdB RCW LDN LBN Cr Mel PGC UGC".split()
+NUMBERS = ("NGC", "IC", "M", "C", "B", "Sh2", "VdB", "RCW", "LDN", "LBN", "Cr", "Mel", "PGC", "UGC")
 PREFIXES = {
     "m": "M", "n": "NGC", "ic": "IC", "u": "UGC", "p": "PGC", "sh2-": "Sh2", "vdb": "VdB",
     "rcw": "RCW", "ldn": "LDN", "lbn": "LBN",
