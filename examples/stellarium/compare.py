@@ -3,10 +3,10 @@
     python compare.py data/stellarium logs/stellarium
 
 LOGS holds K.npz for each fold K: `lom embed --baselines` of all copies by the model that never
-saw fold K. Every method learns from the pictures of the other folds and answers for those of fold K; what
-it may choose it chooses by cross-validation there, over groups. All see the eight turns and
-reflections of each picture: probes their mean embedding, forests each as a row (and the mean of what
-they answer for the eight).
+saw fold K. Every method learns from the pictures of the other folds and answers for those of fold
+K; what it may choose it chooses by cross-validation there, over groups. All see the eight turns and
+reflections of each picture: probes their mean embedding, forests each as a row (and the mean of
+what they answer for the eight).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def linear(x: Array, y: Array, groups: Array, tested: Array) -> Array:
 
 
 def forest(x: dict[int, Array], y: Array, rows: Array, test: Array, copies: int) -> Array:
-    """x[side] (n, 8, pixels). The side is that of the best out-of-bag score, on pictures unturned."""
+    """x[side] (n, 8, pixels). The side is that of the best out-of-bag score, unturned."""
 
     def fit(side: int, copies: int) -> RandomForestClassifier:
         learn = x[side][rows][:, :copies]

@@ -3,8 +3,9 @@
     python prepare.py NEBULAE_FOLDER OUT
 
 NEBULAE_FOLDER holds *.png, textures.json and catalog.dat, as Debian's package stellarium-data has
-them in usr/share/stellarium/nebulae/default. Written to OUT: images/NAME.png, copies/NAME_K.png (the
-eight turns and reflections), labels.csv, and for each fold the path lists train_K, val_K and test_K.
+them in usr/share/stellarium/nebulae/default. Written to OUT: images/NAME.png, copies/NAME_K.png
+(the eight turns and reflections), labels.csv, and for each fold the path lists
+train_K, val_K and test_K.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 SIDE, FOLDS, SEED = 64, 5, 0
 
-# Types of catalog.dat (format 3.16) that are one of five classes. Others are left out: dark nebulae,
-# clusters of galaxies, asterisms ... "Cluster with nebulosity" (16) is a nebula: that is what one sees.
+# Types of catalog.dat (format 3.16) that are one of five classes. Others are left out: dark
+# nebulae, clusters of galaxies, asterisms ... "Cluster with nebulosity" (16) is a nebula: that is
+# what one sees.
 CLASSES = {
     **dict.fromkeys((0, 1, 2, 3), "galaxy"),
     **dict.fromkeys((5, 6), "open cluster"),
