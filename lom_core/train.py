@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import torch
@@ -272,9 +274,7 @@ def train_step(
         with parallel.collecting(last=i == len(batches) - 1):
             with autocast(config.system, model.device):
                 sums = parallel(batch.to(model.device))
-            loss = sum(share[name] * sums[name] for name in names)
-            assert isinstance(loss, Tensor)  # a registry is never empty
-            update.backward(loss)
+            update.backward(reduce(add, (share[name] * sums[name] for name in names)))
         for name, value in sums.items():
             totals[name] = totals[name] + value.detach() if i else value.detach()
     norm = update.apply(model, config.optimizer, rate)

@@ -36,7 +36,7 @@ from lom_core.sources import ListSource
 from lom_core.start import start
 from lom_core.train import Run
 
-BLOCK, BLOCKS = 100, 30
+BLOCK, BLOCKS = 500, 8
 
 
 def configuration(folder: Path, n_embd: int, n_layer: int) -> RunConfig:
