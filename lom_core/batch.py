@@ -158,7 +158,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its spans on a device; offsets stay on the CPU."""
-        if self.bos.device == torch.device(device):
+        if self.bos.device == device:
             return self
         return replace(
             self,

@@ -30,10 +30,9 @@ def pick_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
 
 def autocast(system: SystemConfig, device: torch.device) -> AbstractContextManager[Any]:
     """The run's precision of matrix products."""
-    dtype = products_dtype(system)
-    if dtype == torch.float32:
+    if system.dtype == "float32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+    return torch.autocast(device.type, dtype=products_dtype(system))
 
 
 def products_dtype(system: SystemConfig) -> torch.dtype:

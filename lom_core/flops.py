@@ -20,11 +20,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lom_core.batch import Batch
 from lom_core.model import Lom
-from lom_core.roles import Array
 from lom_core.transformer import Block
 
 
@@ -53,26 +52,25 @@ class Outline:
     """What the cost of a batch depends on: cheap to note at each step, counted when it is told.
 
     Args:
-        starts, bos, given: as in :class:`lom_core.batch.Batch`.
-        shown, asked: tokens of each modality.
+        n_slots, starts, bos, given, ids: as in :class:`lom_core.batch.Batch`.
+        tokens: of each modality, how many there are, are shown, and are asked for.
     """
 
-    starts: Array
-    bos: Array
-    given: Array
-    shown: Mapping[str, int]
-    asked: Mapping[str, int]
+    n_slots: int
+    starts: Tensor
+    bos: Tensor
+    given: Tensor
+    ids: list[str]
+    tokens: list[tuple[str, int, int, int]]
 
 
 def outline(batch: Batch) -> Outline:
     """Of a batch on the CPU, as the objective made it."""
-    return Outline(
-        batch.starts.numpy(),
-        batch.bos.numpy(),
-        batch.given.numpy(),
-        {name: len(span.shown) for name, span in batch.spans.items()},
-        {name: len(span.asked) for name, span in batch.spans.items()},
-    )
+    tokens = [
+        (name, span.slots.numel(), span.shown.numel(), span.asked.numel())
+        for name, span in batch.spans.items()
+    ]
+    return Outline(batch.n_slots, batch.starts, batch.bos, batch.given, batch.ids, tokens)
 
 
 def flops_of(model: Lom, outlines: Sequence[Outline]) -> float:
@@ -83,10 +81,9 @@ def flops_of(model: Lom, outlines: Sequence[Outline]) -> float:
     n_slots, n_pairs = slots_and_pairs(outlines)
     total = costs.slot * n_slots + costs.pair * n_pairs
     for batch in outlines:
-        for name, n in batch.shown.items():
-            total += costs.known[name] * n
-        for name, n in batch.asked.items():
-            total += (costs.question[name] + costs.answer[name]) * n
+        for name, _, shown, asked in batch.tokens:
+            total += costs.known[name] * shown
+            total += (costs.question[name] + costs.answer[name]) * asked
     return float(total)
 
 
@@ -96,14 +93,18 @@ def slots_and_pairs(outlines: Sequence[Outline]) -> tuple[int, int]:
     Of n slots the g given ones all see one another, and each further one sees itself and all
     before it: g^2 + (n (n + 1) - g (g + 1)) / 2 pairs.
     """
-    lengths, given = [], []
-    for batch in outlines:
-        segment = np.searchsorted(batch.starts, batch.bos)  # of observations: rests have no BOS
-        lengths.append((batch.starts[1:] - batch.starts[:-1])[segment])
-        given.append(batch.given[segment])
-    if not lengths:
+    if not outlines:
         return 0, 0
-    n, g = (np.concatenate(part).astype(np.int64) for part in (lengths, given))
+    which = np.arange(len(outlines))
+    before = np.cumsum([0, *(b.n_slots for b in outlines[:-1])])  # batches laid end to end
+    starts = np.concatenate([b.starts.numpy() for b in outlines])
+    starts = starts + np.repeat(before, [len(b.starts) for b in outlines])
+    of = np.repeat(which, [len(b.bos) for b in outlines])
+    bos = np.concatenate([b.bos.numpy() for b in outlines]) + before[of]
+    # Segments of observations: rests have no BOS. A batch's end is the next one's first start.
+    segment = np.searchsorted(starts, bos, side="right") - 1
+    n = starts[segment + 1] - starts[segment]
+    g = np.concatenate([b.given.numpy() for b in outlines]).astype(np.int64)[segment - of]
     pairs = g * g + (n * (n + 1) - g * (g + 1)) // 2
     return int(n.sum()), int(pairs.sum())
 

@@ -164,7 +164,10 @@ class Monitor:
         self.say(f"written to {self.out_dir}")
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        if self.console.is_terminal:
+            self.console.print(text, markup=False, emoji=False, soft_wrap=True)
+        elif self.main:  # laying a line out takes rich longer than all else that a step adds
+            print(text, file=self.console.file, flush=True)
 
     def _left(self, step: int) -> str:
         done = step - self.first

@@ -153,7 +153,7 @@ class Update:
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
         if is_sharded(norm):
             norm = norm.full_tensor()
-        finite = norm.isfinite()
+        finite = norm < math.inf  # and is a number: false of NaN
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)

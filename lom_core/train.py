@@ -124,12 +124,13 @@ class Run:
             interval.waited += time.perf_counter() - asked
             rate = learning_rate(progress.step, self.config.optimizer, progress.max_iters)
             stop = signals.asked or self.saver.failed
-            interval.add(train_step(parallel, self.update, rows, self.config, rate, stop))
+            done = train_step(parallel, self.update, rows, self.config, rate, stop)
+            interval.steps.append(done)
             progress.step += 1
             progress.lanes = loader.states
 
             # Who was asked to stop saves at once: an evaluation may outlast the time that is left.
-            self.stopped = "a signal" if interval.stop else ""
+            self.stopped = "a signal" if done.stop else ""
             last = progress.step == progress.max_iters
             evaluating = last or progress.step % plan.eval_interval == 0
             saving = last or plan.saves(progress.step) or bool(self.stopped)
@@ -160,7 +161,7 @@ class Run:
         metrics["bad_steps"] = float(self.progress.bad_steps)
         self.monitor.log("train", self.progress.step, metrics)
         if self.config.train.ledger:
-            first = self.progress.step - len(interval.ids) + 1
+            first = self.progress.step - len(interval.steps) + 1
             self.monitor.note_records(first, interval.ledger(self.world))
         if self.progress.bad_steps > self.config.train.max_bad_steps:
             records = [i for part in self.world.gather(bad[-1] if bad else []) for i in part]
@@ -255,6 +256,7 @@ def train_step(
     batch k times larger.
     """
     model, size = parallel.model, config.data.batch_size
+    device = model.device
     batches = [
         config.objective.prepare(rows[i : i + size], model.layouts)
         for i in range(0, len(rows), size)
@@ -272,10 +274,10 @@ def train_step(
     totals: dict[str, Tensor] = {}
     for i, batch in enumerate(batches):
         with parallel.collecting(last=i == len(batches) - 1):
-            with autocast(config.system, model.device):
-                sums = parallel(batch.to(model.device))
+            with autocast(config.system, device):
+                sums = parallel(batch.to(device))
             update.backward(reduce(add, (share[name] * sums[name] for name in names)))
         for name, value in sums.items():
             totals[name] = totals[name] + value.detach() if i else value.detach()
     norm = update.apply(model, config.optimizer, rate)
-    return Step(batches, totals, counts, norm, [outline(b) for b in batches], n_asked > 0)
+    return Step([outline(b) for b in batches], totals, counts, norm, n_asked > 0)

@@ -11,11 +11,14 @@ waits for it, and how much longer the steps beside the writing take.
 
 from __future__ import annotations
 
+import io
+import itertools
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,14 @@ from lom_core.distributed import World
 from lom_core.loader import Loader
 from lom_core.model import Lom
 from lom_core.monitor import Monitor
+from lom_core.optim import make_optimizers
 from lom_core.saving import Saver
 from lom_core.signals import Signals
 from lom_core.sources import ListSource
 from lom_core.start import start
 from lom_core.train import Run
 
-BLOCK, BLOCKS = 500, 8
+STEPS, WARM = 4000, 200
 
 
 def configuration(folder: Path, n_embd: int, n_layer: int) -> RunConfig:
@@ -49,14 +53,14 @@ def configuration(folder: Path, n_embd: int, n_layer: int) -> RunConfig:
                 "batch_size": 4,
             },
             "model": {"n_layer": n_layer, "n_head": 2, "n_embd": n_embd},
-            "train": {"log_interval": 10**9, "eval_interval": 10**9, "checkpoint_interval": 10**9},
+            "train": {"eval_interval": 10**9, "checkpoint_interval": 10**9},
             "system": {"dtype": "float32", "device": "cpu", "out_dir": str(folder)},
         }
     )
 
 
 class Loop(Run):
-    """Without the checkpoint at the end of a block, which is measured by itself."""
+    """Without the checkpoint at its end, which is measured by itself."""
 
     def save(self, best: bool) -> None:
         pass
@@ -85,16 +89,40 @@ def records() -> list[dict[str, Any]]:
     ]
 
 
-def bare(config: RunConfig, model: Lom, rows_of: Iterator[list[Row]]) -> None:
-    """The loop that one writes oneself."""
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    for _ in range(BLOCK):
-        batch = config.objective.prepare(next(rows_of), model.layouts)
-        loss = sum(value / batch.counts[name] for name, value in model(batch).items())
+class Beside(Loader):
+    """Hands the trainer the same rows again and again, each time after a step of a bare loop on
+    rows that come half a round later, so that neither finds what the other has cached.
+
+    ``bare`` and ``ours``: seconds of processor time of each. The trainer's step is all that it does
+    between being given rows and asking for the next.
+    """
+
+    def __init__(self, rows: list[list[Row]], like: Loader, config: RunConfig, model: Lom) -> None:
+        self.rows, self.config, self.model = rows, config, model
+        self.states, self.tally = like.states, like.tally
+        self.optimizers = make_optimizers(model, config.optimizer)
+        self.bare: list[float] = []
+        self.ours: list[float] = []
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        for i in itertools.count():
+            rows, other = (self.rows[k % len(self.rows)] for k in (i, i + len(self.rows) // 2))
+            began = time.process_time()
+            self.step(other)
+            middle = time.process_time()
+            yield rows
+            self.bare.append(middle - began)
+            self.ours.append(time.process_time() - middle)
+
+    def step(self, rows: list[Row]) -> None:
+        """The loop that one writes oneself."""
+        batch = self.config.objective.prepare(rows, self.model.layouts)
+        loss = sum(value / batch.counts[name] for name, value in self.model(batch).items())
         loss.backward()  # type: ignore[union-attr,no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
 
 def overhead() -> None:
@@ -102,27 +130,29 @@ def overhead() -> None:
         config = configuration(Path(folder), 32, 1)
         reader = Reader(ListSource(records()), config.registry, 64)
         begun = start(config, reader, torch.device("cpu"), Path(folder))
+        begun.progress.max_iters = STEPS + 1  # whose own time is not noted
         loader = Loader(reader, config.data, 0)
         read = iter(loader)
-        loader = Rows([next(read) for _ in range(32)], loader)
-        times: dict[str, list[float]] = {"bare": [], "ours": []}
-        with Monitor(config, Path(folder), begun.progress) as monitor:
-            monitor.console.quiet = True
-            saver = Saver(Path(folder), World())
-            for block in range(BLOCKS + 1):
-                run = Loop(config, begun, {}, monitor, saver)
-                begun.progress.max_iters = begun.progress.step + BLOCK
-                began = time.process_time()
-                run.steps(loader, Signals())
-                middle = time.process_time()
-                bare(config, begun.model, iter(loader))
-                if block:  # the first warms up
-                    times["ours"].append((middle - began) / BLOCK)
-                    times["bare"].append((time.process_time() - middle) / BLOCK)
-    ours, own = (statistics.median(times[k]) for k in ("ours", "bare"))
-    extra = statistics.median(a - b for a, b in zip(times["ours"], times["bare"], strict=True))
+        beside = Beside([next(read) for _ in range(32)], loader, config, begun.model)
+        with (
+            redirect_stdout(io.StringIO()),
+            Monitor(config, Path(folder), begun.progress) as monitor,
+        ):
+            Loop(config, begun, {}, monitor, Saver(Path(folder), World())).steps(beside, Signals())
+    every = config.train.log_interval  # so many steps write one line of metrics
+
+    def lines(times: list[float]) -> np.ndarray[Any, Any]:
+        return np.array(times[WARM:]).reshape(-1, every).mean(1) * 1e6
+
+    bare, ours = lines(beside.bare), lines(beside.ours)
+    extra = ours - bare
+    low, middle, high = np.quantile(
+        np.median(np.random.default_rng(0).choice(extra, (1000, len(extra))), axis=1),
+        [0.025, 0.5, 0.975],
+    )
     print(
-        f"a step: bare {own * 1e6:.0f} us, trainer {ours * 1e6:.0f} us; overhead {extra * 1e6:.0f} us"
+        f"a step: bare {np.median(bare):.0f} us, trainer {np.median(ours):.0f} us; overhead "
+        f"{middle:.0f} us [{low:.0f}, {high:.0f}]"
     )
 
 
