@@ -10,7 +10,8 @@ from typing import Any
 
 from lom_core import __version__
 from lom_core.component import KINDS
-from lom_core.evaluate import OWN, trivial_names
+from lom_core.evaluate import measures
+from lom_core.ratios import legend, tell
 
 
 def card(state: Mapping[str, Any], checkpoint: Path) -> str:
@@ -59,16 +60,22 @@ def _modalities(config: Mapping[str, Any], lock: Mapping[str, Mapping[str, str]]
 
 def _metrics(title: str, found: Mapping[str, float]) -> str:
     names = [key.removeprefix("loss/") for key in found if key.startswith("loss/")]
-    told = [*(k for k in OWN if any(f"{k}/{n}" in found for n in names)), *trivial_names(found)]
-    rows = [
-        [name, *(f"{found[f'{k}/{name}']:.4g}" if f"{k}/{name}" in found else "" for k in told)]
-        for name in names
-    ]
+    told = measures(found)
+    rows = [[name, *(tell(found, f"{k}/{name}") for k in told)] for name in names]
     head = ["", *(k.replace("_", " ") for k in told)]
+    sure = _SURE if legend(found) else ""
     return (
         f"## Held-out set “{title}”\n\nLosses in model units, beside those of predictors that need "
-        f"no model; RMSE and MAE in physical units.\n\n{_table(head, rows)}"
+        f"no model; RMSE and MAE in physical units.{sure}\n\n{_table(head, rows)}"
     )
+
+
+_SURE = (
+    " Gain: by how much the loss is below that of the best of them. ± is the 95% interval if as "
+    "many records were drawn anew (by their spread and the normal approximation, which wants some "
+    "30 of them). Several records of one object, such as windows cut from it, count as "
+    "independent: for those it is too narrow. Nor is in it what another training run would change."
+)
 
 
 def _data(config: Mapping[str, Any]) -> str:

@@ -22,10 +22,15 @@ from lom_core.errors import BadRecord
 from lom_core.heads import CategoricalHead
 from lom_core.loader import eval_batches, open_sources, share_of
 from lom_core.model import Lom, Parts
+from lom_core.ratios import SE, Ratio, RecordSums, is_error
 from lom_core.roles import Array, Source, Tokens
 
 Metrics = dict[str, float]
-OWN = ("loss", "rmse", "mae", "r2", "accuracy")  # the model's; all else is a trivial predictor's
+# The model's, in the order of tables; all else is a trivial predictor's, and stands after loss.
+OWN = ("records", "loss", "gain", "rmse", "mae", "r2", "accuracy")
+HIGHER = ("gain", "r2", "accuracy")  # the better
+# What an answer is scored; beside it, the losses of the trivial predictors.
+SCORES = ("loss", "weight", "y", "yy", "absolute", "squared")
 
 
 @torch.no_grad()
@@ -46,79 +51,111 @@ def evaluate(
     Returns:
         ``loss`` (weighed over modalities), and for each modality m that the set holds ``loss/m``,
         the mean loss in model units; in physical units ``rmse/m``, ``mae/m`` and ``r2/m``, each
-        value counting by its weight, or ``accuracy/m`` when discrete; and the losses of trivial
+        value counting by its weight, or ``accuracy/m`` when discrete; the losses of trivial
         predictors: ``training_mean/m`` (or what its scale calls the mean), ``unigram/m`` when
-        discrete, ``previous_token/m``, and those that the modality knows. And what became of the
-        records.
+        discrete, ``previous_token/m``, and those that the modality knows; ``gain/m``, by how much
+        the model's loss is below that of the best of them; and ``records/m``, how many there were.
+        ``loss_se/m`` ... are their standard errors over records (lom_core/ratios.py), paired for
+        the gain; one record has none. And what became of the records.
     """
-    was_training = model.training
+    was_training, device = model.training, model.device
     model.eval()
-    device = model.device
-    sums: dict[str, float] = defaultdict(float)
-    counts: dict[str, float] = defaultdict(float)
-    errors: dict[str, Array] = defaultdict(lambda: np.zeros(5))
+    sums: dict[str, RecordSums] = {}
     tally = Tally()
     reader = reader.over(share_of(reader.source, world.rank, world.size))
     for rows, seen in eval_batches(reader, config.data, -(-limit // world.size)):
         tally.add(seen)
-        prepared = config.objective.prepare(rows, model.layouts)
-        batch = prepared.to(device)
+        batch = config.objective.prepare(rows, model.layouts).to(device)
         with autocast(config.system, device):
             found = model.assess(batch)
-        for name, (loss, answers) in found.items():
-            sums[f"loss/{name}"] += float(loss)
-            counts[name] += prepared.counts[name]
-            errors[name] += error_sums(answers, batch.spans[name])
-            for baseline, value in (
-                trivial_losses(model, batch, name) if baselines else {}
-            ).items():
-                sums[f"{baseline}/{name}"] += value
+        for name, (losses, answers) in found.items():
+            span = batch.spans[name]
+            if not len(span.asked):
+                continue
+            scores = {"loss": losses, **error_scores(answers, span)}
+            if baselines:
+                scores |= trivial_losses(model, batch, name)
+            _add(sums, name, record_sums(scores, span, batch.bos))
     model.train(was_training)
-    sums, counts = world.sums(sums), world.sums(counts)
     tally = Tally.of(world.gather(tally))
-    metrics = {k: v / counts[k.split("/")[1]] for k, v in sums.items() if counts[k.split("/")[1]]}
-    every = world.gather(dict(errors))
-    for name in counts:
-        total = sum(part[name] for part in every if name in part)
-        metrics |= {f"{k}/{name}": v for k, v in error_metrics(total, model.part(name)).items()}
-    metrics["loss"] = sum(
-        c.loss_weight * metrics[f"loss/{c.name}"]
-        for c in model.registry
-        if f"loss/{c.name}" in metrics
-    )
+    total: dict[str, RecordSums] = {}
+    for part in world.gather(sums):
+        for name, value in part.items():
+            _add(total, name, value)
     tally.check(config.data.max_bad_fraction)
-    return metrics, tally
+    return _metrics(total, model), tally
 
 
-def error_sums(answers: Tensor, span: Span) -> Array:
-    """(5,) float64: the weights, and the weighed sums of y, y^2, |error| and error^2 of answers
-    (a, w) in physical units; for tokens (a,) an error is 1."""
+def _add(sums: dict[str, RecordSums], name: str, found: RecordSums) -> None:
+    sums[name] = sums[name] + found if name in sums else found
+
+
+def _metrics(sums: Mapping[str, RecordSums], model: Lom) -> Metrics:
+    metrics: Metrics = {}
+    for config in model.registry:
+        name = config.name
+        if name not in sums or not sums[name].n:
+            continue
+        metrics[f"records/{name}"] = sums[name].n
+        for key, (value, se) in set_metrics(sums[name], model.part(name)).items():
+            metrics[f"{key}/{name}"] = value
+            if se is not None:
+                metrics[f"{key}{SE}/{name}"] = se
+    weights = {f"loss/{config.name}": config.loss_weight for config in model.registry}
+    return metrics | {"loss": sum(w * metrics.get(key, 0.0) for key, w in weights.items())}
+
+
+def error_scores(answers: Tensor, span: Span) -> dict[str, Tensor]:
+    """What answers (a, w) in physical units weigh, and y, y^2, |error| and error^2 times that,
+    (a, w) float64 each; for tokens (a,) an error is 1."""
     truth, weights = span.content[span.asked], span.weights[span.asked]
     if truth.ndim == 1:
         truth, answers = (truth != answers)[:, None], torch.zeros_like(answers)[:, None]
-    y, w = truth.double(), weights.expand_as(truth).double()
-    error = torch.where(w > 0, answers.double() - y, 0)
-    found = (w, w * y, w * y**2, w * error.abs(), w * error**2)
-    return torch.stack([part.sum() for part in found]).cpu().numpy()
+    w = weights.expand_as(truth).double()
+    # `where`, not a product: what is not observed may be anything.
+    y, answers = (torch.where(w > 0, x.double(), 0) for x in (truth, answers))
+    absolute, squared = w * (answers - y).abs(), w * (answers - y) ** 2
+    return {"weight": w, "y": w * y, "yy": w * y**2, "absolute": absolute, "squared": squared}
 
 
-def error_metrics(sums: Array, part: Parts) -> Metrics:
-    """RMSE, MAE and R2 (or accuracy) out of :func:`error_sums`; nothing of nothing."""
-    weight, y, yy, absolute, squared = map(float, sums)
-    if not weight:
-        return {}
+def record_sums(scores: Mapping[str, Tensor], span: Span, bos: Tensor) -> RecordSums:
+    """The scores (a, w) of answers, added up over each observation that has any of weight."""
+    of_answers = torch.stack([score.double().sum(-1) for score in scores.values()], -1).cpu()
+    owner = torch.searchsorted(bos, span.slots[span.asked], right=True).cpu() - 1
+    # Not on the device: the order in which one adds up there may vary.
+    empty = torch.zeros(len(bos), len(scores), dtype=torch.float64)
+    numbers = empty.index_add(0, owner, of_answers).numpy()
+    weight = numbers[:, list(scores).index("weight")]
+    return RecordSums.of(tuple(scores), numbers[weight > 0])
+
+
+def set_metrics(sums: RecordSums, part: Parts) -> dict[str, Ratio]:
+    """The losses, RMSE, MAE and R2 (or accuracy), and the gain on the best trivial predictor."""
+
+    def mean(name: str) -> Ratio:
+        return sums.ratio({name: 1}, {"weight": 1})
+
+    found = {"loss": mean("loss")}
     if part.discrete:
-        return {"accuracy": 1 - absolute / weight}
-    found = {"rmse": (squared / weight) ** 0.5, "mae": absolute / weight}
-    variance = yy - y**2 / weight
-    return {**found, "r2": 1 - squared / variance} if variance > 1e-12 * yy else found
+        found["accuracy"] = mean("absolute").rest()
+    else:
+        found |= {"rmse": mean("squared").sqrt(), "mae": mean("absolute")}
+        m = sums["y"] / sums["weight"]
+        around_mean = {"yy": 1, "y": -2 * m, "weight": m**2}  # the sum of (y - m)^2
+        if sums["yy"] - m * sums["y"] > 1e-12 * sums["yy"]:
+            found["r2"] = sums.ratio({"squared": 1}, around_mean).rest()
+    trivial = [name for name in sums.names if name not in SCORES]
+    found |= {name: mean(name) for name in trivial}
+    if trivial:
+        best = min(trivial, key=lambda name: found[name].value)
+        found["gain"] = sums.ratio({best: 1, "loss": -1}, {"weight": 1})
+    return found
 
 
-def trivial_losses(model: Lom, batch: Batch, name: str) -> Metrics:
-    """Summed losses of predictors that anybody could write, scored by the modality's own head."""
+def trivial_losses(model: Lom, batch: Batch, name: str) -> dict[str, Tensor]:
+    """(a, w) each: the weighed losses of predictors that anybody could write, scored by the
+    modality's own head."""
     part, span = model.part(name), batch.spans[name]
-    if not len(span.asked):
-        return {}
     every = torch.arange(len(span.slots), device=span.slots.device)
     truth, weights = part.target(replace(span, asked=every))
     previous, first = previous_token(truth, span, batch.bos)
@@ -139,7 +176,7 @@ def trivial_losses(model: Lom, batch: Batch, name: str) -> Metrics:
         guesses[baseline] = torch.where(known, scaled, mean)
     for baseline, point in guesses.items():
         losses[baseline] = part.head.score_point(point[span.asked], asked, asked_weights)
-    return {k: float((loss * asked_weights.expand_as(loss)).sum()) for k, loss in losses.items()}
+    return {k: loss * asked_weights.expand_as(loss) for k, loss in losses.items()}
 
 
 def _field_guesses(model: Lom, batch: Batch, name: str) -> dict[str, Tensor]:
@@ -162,7 +199,14 @@ def _field_guesses(model: Lom, batch: Batch, name: str) -> dict[str, Tensor]:
 def trivial_names(metrics: Mapping[str, float]) -> list[str]:
     """The trivial predictors in ``evaluate``'s metrics, in the order of first appearance."""
     first = dict.fromkeys(k.partition("/")[0] for k in metrics if "/" in k)
-    return [name for name in first if name not in OWN]
+    return [name for name in first if name not in OWN and not is_error(name)]
+
+
+def measures(metrics: Mapping[str, float]) -> list[str]:
+    """What ``evaluate``'s metrics tell of single modalities, in the order of tables."""
+    split = OWN.index("loss") + 1
+    every = (*OWN[:split], *trivial_names(metrics), *OWN[split:])
+    return [name for name in every if any(key.startswith(f"{name}/") for key in metrics)]
 
 
 def previous_token(truth: Tensor, span: Span, bos: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,11 +63,12 @@ class Parts(nn.Module):
         content, positions, weights = _of(span, span.asked)
         return (content if self.discrete else self._scaled(content, positions, weights)), weights
 
-    def loss(self, h: Tensor, span: Span) -> Tensor:
-        """The summed loss of the answers in h (a, d); Batch.counts has what to divide it by."""
+    def losses(self, h: Tensor, span: Span) -> Tensor:
+        """(a, w) the weighed losses of the answers in h (a, d); Batch.counts has what to divide
+        their sum by."""
         target, weights = self.target(span)
         losses = self.head.loss(h, target)
-        return (losses * weights.expand_as(losses)).sum()
+        return losses * weights.expand_as(losses)
 
     def answer(self, h: Tensor, span: Span) -> Tensor:
         """The single best answers in h (a, d) in physical units: (a, w), or (a,) int64."""
@@ -115,7 +116,7 @@ class Lom(nn.Module):
         4 batch  = objective.prepare(rows, layouts)
         5 x      = model.embed(batch)                       (n d)
         6 h      = model.body(x, batch.starts, ...)         (n d)
-        7 losses = {m: parts[m].loss(h[ask_slots], span)}   sums
+        7 losses = {m: parts[m].losses(h[ask_slots], span).sum()}
         8 loss   = sum(loss_weight * losses[m] / count[m])  train.py
     """
 
@@ -152,7 +153,7 @@ class Lom(nn.Module):
         """Each modality's summed loss; divide by ``batch.counts`` (over all batches and ranks)."""
         h = self.hidden(batch)
         return {
-            name: self.part(name).loss(h[span.ask_slots], span)
+            name: self.part(name).losses(h[span.ask_slots], span).sum()
             for name, span in batch.spans.items()
         }
 
@@ -182,10 +183,11 @@ class Lom(nn.Module):
 
     @torch.no_grad()
     def assess(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Each modality's summed loss, and its answers in physical units, out of one pass."""
+        """Each modality's weighed losses (a, w), and its answers in physical units, out of one
+        pass."""
         h = self.hidden(batch)
         return {
-            name: (self.part(name).loss(at, span), self.part(name).answer(at, span))
+            name: (self.part(name).losses(at, span), self.part(name).answer(at, span))
             for name, span in batch.spans.items()
             for at in [h[span.ask_slots]]
         }

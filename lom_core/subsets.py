@@ -178,7 +178,7 @@ def _score(
     part, span = model.part(target), batch.spans[target]
     with autocast(config.system, model.bos.device):
         h = model.hidden(batch)[span.ask_slots]
-        loss = part.loss(h, span)
+        loss = part.losses(h, span).sum()
         point = part.head.point(h)
     truth, weights = part.target(span)
     if isinstance(part.head, CategoricalHead):

@@ -19,12 +19,13 @@ from lom_core.data import Reader, Tally
 from lom_core.device import autocast, products_dtype
 from lom_core.distributed import Parallel, World, is_shared, joined
 from lom_core.errors import ConfigError, TrainingError
-from lom_core.evaluate import Metrics, evaluate, examples, validation_readers
+from lom_core.evaluate import HIGHER, Metrics, evaluate, examples, validation_readers
 from lom_core.flops import outline, peak_flops
 from lom_core.interval import Interval, Step
 from lom_core.loader import Loader
 from lom_core.monitor import Monitor
 from lom_core.optim import Update, learning_rate
+from lom_core.ratios import is_error
 from lom_core.saving import Saver
 from lom_core.signals import Signals, noted_signals
 from lom_core.start import Start, start
@@ -232,13 +233,13 @@ def best_value(name: str, metrics: Mapping[str, Metrics]) -> float:
     """
     head, _, tail = name.partition("/")
     own = head in metrics
-    found = metrics[head] if own else next(iter(metrics.values()))
+    every = metrics[head] if own else next(iter(metrics.values()))
+    found = {k: value for k, value in every.items() if not is_error(k)}
     key = tail if own else name
     if key not in found:
         sets = f" or {', '.join(metrics)} before them" if len(metrics) > 1 else ""
         raise ConfigError(f"best={name} is no metric; possible: {', '.join(found)}{sets}")
-    higher = key.startswith(("r2", "accuracy"))
-    return -found[key] if higher else found[key]
+    return -found[key] if key.partition("/")[0] in HIGHER else found[key]
 
 
 def train_step(

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from lom_core.cli import build
 from lom_core.cli.common import size
-from lom_core.cli.evaluate import by_modality
+from lom_core.cli.evaluate import by_metric
 from lom_core.errors import DataError
 from lom_core.hookspecs import hookimpl
 from lom_core.plugins import PLUGINS
@@ -330,9 +330,15 @@ def test_nothing_observed_is_shown_as_such() -> None:
 
 
 def test_metrics_become_rows_and_columns() -> None:
-    columns, rows = by_modality({"loss": 1.0, "loss/b": 2.0, "training_mean/b": 3.0, "loss/a": 4.0})
-    assert columns == ["loss", "training_mean"]
-    assert rows == [["a", 4.0, None], ["b", 2.0, 3.0], ["all", 1.0, None]]
+    metrics = {"loss/b": 2.0, "loss_se/b": 0.1, "training_mean/b": 3.0, "loss/a": 4.0, "loss": 1.0}
+    columns, rows = by_metric({**metrics, "r2/a": 0.5, "records/a": 1})
+    assert columns == ["", "a", "b", "all"]
+    assert rows == [
+        ["records", "1", "", ""],
+        ["loss", "4", "2.00 ± 0.20", "1"],
+        ["training mean", "", "3", ""],
+        ["r2", "0.5", "", ""],
+    ]
 
 
 def test_train_then_eval_then_report() -> None:
@@ -340,7 +346,8 @@ def test_train_then_eval_then_report() -> None:
     assert trained.code == 0, trained.err
     assert Path("here/metrics.jsonl").is_file()
     table = lom("eval", "here")
-    assert re.search(r"modality +loss .*training mean", table.out), table
+    assert "val; ±: 95% interval over records" in table.out
+    assert re.search(r" loss .* ± .*\n training mean .* ± ", table.out), table
     metrics = json.loads(lom("eval", "here", "--json").out)
     assert {"loss", "loss/wave", "training_mean/wave"} <= set(metrics["val"])
     shown = lom("report", "here", "--out", "page", "--objects", "1")

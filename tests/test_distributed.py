@@ -112,7 +112,8 @@ def test_two_processes_equal_accumulation_over_two_bitwise(tmp_path: Path) -> No
     assert told.count("records: train") == 1, "one process speaks"
     for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
         assert (a["step"], a["split"]) == (b["step"], b["split"])
-        for key in ("loss", "loss/wave", "loss/word", "tokens", "records", "grad_norm"):
+        held_out = ("loss_se/wave", "r2_se/wave", "records/word", "unigram_se/word")
+        for key in ("loss", "loss/wave", "loss/word", "tokens", "records", "grad_norm", *held_out):
             assert (key in a) == (key in b)
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-5), (key, a, b)
     state = [

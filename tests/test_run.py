@@ -54,7 +54,7 @@ def test_the_ledger_is_cut_and_goes_on_with_a_resumed_run(make_run: MakeRun) -> 
     assert ledger(config) == ledger(whole)
 
 
-@pytest.mark.parametrize("best", ["rmse/wave", "r2/wave", "val/accuracy/word"])
+@pytest.mark.parametrize("best", ["rmse/wave", "r2/wave", "gain/wave", "val/accuracy/word"])
 def test_the_best_checkpoint_is_that_of_the_chosen_metric(make_run: MakeRun, best: str) -> None:
     config = make_run(
         optimizer={"learning_rate": 3e-2},
@@ -73,6 +73,9 @@ def test_the_best_checkpoint_is_that_of_the_chosen_metric(make_run: MakeRun, bes
 def test_a_metric_that_is_not_there_is_told_before_training(make_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match=r"best=rmse/waves is no metric; possible: .*rmse/wave"):
         train(make_run(train={"best": "rmse/waves"}))
+    with pytest.raises(ConfigError, match=r"best=loss_se/wave is no metric") as error:
+        train(make_run(train={"best": "loss_se/wave"}))
+    assert str(error.value).count("_se/") == 1, "no error is offered"
     config = make_run(train={"best": "rmse/waves"})
     assert not (Path(config.system.out_dir) / "checkpoints").exists()
 

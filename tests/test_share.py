@@ -18,6 +18,7 @@ from lom_core.api import LargeObservationModel
 from lom_core.cli import build
 from lom_core.config import RunConfig
 from lom_core.errors import CheckpointError
+from lom_core.ratios import tell
 from lom_core.train import train
 
 MakeRun = Callable[..., RunConfig]
@@ -51,7 +52,8 @@ def test_the_card_says_what_the_model_is(trained: Path, tmp_path: Path) -> None:
     (trained / "emissions.json").write_text(json.dumps({"energy_kwh": 1.5, "hours": 3.0}))
     text = (share.export(trained, tmp_path / "model") / "README.md").read_text()
     state = checkpoint.read_state(checkpoint.find(trained))
-    assert f"| wave | {state['metrics']['val']['loss/wave']:.4g} |" in text
+    loss = tell(state["metrics"]["val"], "loss/wave")
+    assert "±" in loss and f"| wave | 4 | {loss} |" in text
     assert "pip install lom-core==" in text and "`next_token`" in text
     assert "1.5 kWh in 3 hours, as CodeCarbon" in text and "`waves_data:Waves`" in text
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lom_core.cli.common import AsJson, console, print_json, print_table, size
-from lom_core.cli.evaluate import Checkpoint, by_modality
+from lom_core.cli.evaluate import Checkpoint, print_metrics
 from lom_core.runfile import make_importable
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="To write to.", show_default=False)]
@@ -63,8 +63,7 @@ def show(checkpoint: Checkpoint, as_json: AsJson = False) -> None:
     ]
     print_table(["modality", "kind", "tokeniser of"], rows)
     for name, metrics in state["metrics"].items():
-        columns, values = by_modality(metrics)
-        print_table(["modality", *(c.replace("_", " ") for c in columns)], values, title=name)
+        print_metrics(name, metrics)
     print_table(["file", "size"], [[name, size(n)] for name, n in told["files"].items()])
 
 

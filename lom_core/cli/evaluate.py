@@ -30,15 +30,26 @@ def evaluate(checkpoint: Checkpoint, overrides: Overrides = None, as_json: AsJso
         print_json(results)
         return
     for name, metrics in results.items():
-        columns, rows = by_modality(metrics)
-        print_table(["modality", *(c.replace("_", " ") for c in columns)], rows, title=name)
+        print_metrics(name, metrics)
 
 
-def by_modality(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str | float | None]]]:
-    """Metrics ``loss/images``, ``loss`` ... as columns, and a row for each modality and for all."""
-    cells = {tuple(key.partition("/")[::2]): value for key, value in metrics.items()}
-    columns = list(dict.fromkeys(metric for metric, _ in cells))
-    names = sorted({name for _, name in cells}, key=lambda name: (name == "", name))
-    return columns, [
-        [name or "all", *(cells.get((column, name)) for column in columns)] for name in names
+def print_metrics(name: str, metrics: Mapping[str, float]) -> None:
+    """A table of a named set's metrics."""
+    from lom_core.ratios import legend
+
+    columns, rows = by_metric(metrics)
+    print_table(columns, rows, title="; ".join(filter(None, (name, legend(metrics)))))
+
+
+def by_metric(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
+    """Metrics ``loss/images``, ``loss`` ... as rows, with a column for each modality and for all;
+    where its standard error is known, a metric is told with its 95% interval."""
+    from lom_core.evaluate import measures
+    from lom_core.ratios import tell
+
+    names = sorted({key.partition("/")[2] for key in metrics if "/" in key})
+    rows = [
+        [m.replace("_", " "), *(tell(metrics, f"{m}/{n}") for n in names), tell(metrics, m)]
+        for m in measures(metrics)
     ]
+    return ["", *names, "all"], rows

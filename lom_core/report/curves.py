@@ -8,8 +8,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lom_core.errors import DataError
 from lom_core.evaluate import trivial_names
+from lom_core.ratios import half_width
 
 Lines = list[dict[str, Any]]
 BLUE, DARK = "#9ec5fe", "#0b5ed7"
@@ -25,21 +28,26 @@ def read_metrics(out_dir: Path) -> Lines:
 
 
 def draw_curves(lines: Lines, modality: str) -> Any:
-    """Training and validation loss over steps, the trivial predictors as level lines."""
+    """Training and validation loss over steps, the latter in its 95% interval over records, the
+    trivial predictors as level lines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
-    series: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    series: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     for line in lines:
         if f"loss/{modality}" in line:
-            series[line["split"]].append((line["step"], line[f"loss/{modality}"]))
+            key = f"loss/{modality}"
+            series[line["split"]].append((line["step"], line[key], half_width(line, key) or 0))
     for split, points in series.items():
-        steps, losses = zip(*points, strict=True)
+        steps, losses, halves = np.array(points).T
         if split == "train":
             axes.plot(steps, losses, color=BLUE, lw=1.2, label="training")
         else:
             axes.plot(steps, losses, "o-", color=DARK, lw=1.6, ms=3.5, label=f"held out ({split})")
+            if halves.any():
+                low, high, told = losses - halves, losses + halves, "its 95% over records"
+                axes.fill_between(steps, low, high, color=DARK, alpha=0.12, lw=0, label=told)
     levels = {}
     for line in lines:
         if line["split"] != "train":

@@ -23,6 +23,7 @@ from lom_core.evaluate import (
 from lom_core.model import Lom
 from lom_core.monitor import errors
 from lom_core.pictures import draw_png, png
+from lom_core.ratios import legend, tell
 from lom_core.report.curves import draw_curves, read_metrics
 
 
@@ -49,7 +50,8 @@ def write_report(path: str | Path, out: str | Path | None = None, n_objects: int
     sections = []
     for name, reader in validation_readers(config)[1].items():
         metrics, tally = evaluate(model, reader, config, config.train.eval_iters)
-        sections.append(_heading(f"Held-out set “{name}”", f"{tally.seen - tally.n_bad} records"))
+        parts = (f"{tally.seen - tally.n_bad} records", legend(metrics))
+        sections.append(_heading(f"Held-out set “{name}”", "; ".join(filter(None, parts))))
         sections.append(_numbers(metrics))
         for example_set in _by_modality(examples(model, reader, config, n_objects), config).items():
             sections.append(_examples(*example_set, config, target, name))
@@ -97,7 +99,8 @@ def _figure(picture: bytes, path: Path, caption: str) -> str:
 
 
 def _numbers(metrics: Metrics) -> str:
-    """A table of losses; the lowest of each row is set in bold."""
+    """A table of losses; the lowest of each row is set in bold. How sure the model's is, its gain
+    tells best: there what the records share with a predictor is gone."""
     keys = {"loss": "this model", **{b: b.replace("_", " ") for b in trivial_names(metrics)}}
     head = "".join(f"<th>{_e(label)}</th>" for label in keys.values())
     rows = []
@@ -108,10 +111,12 @@ def _numbers(metrics: Metrics) -> str:
             f"<td{' class=best' if v == best else ''}>{'' if v is None else f'{v:.4f}'}</td>"
             for v in values
         )
-        rows.append(f"<tr><th>{_e(name)}</th>{cells}<td>{_e(errors(metrics, name))}</td></tr>")
+        told = (tell(metrics, f"gain/{name}"), errors(metrics, name))
+        cells += "".join(f"<td>{_e(text)}</td>" for text in told)
+        rows.append(f"<tr><th>{_e(name)}</th>{cells}</tr>")
     return (
-        f"<table><thead><tr><th>mean loss, model units</th>{head}<th>in physical units</th></tr>"
-        "</thead>"
+        f"<table><thead><tr><th>mean loss, model units</th>{head}<th>gain on the best</th>"
+        "<th>in physical units</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
