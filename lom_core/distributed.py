@@ -163,6 +163,7 @@ class Parallel:
     def __init__(self, model: Lom, world: World = World(), strategy: str = "ddp") -> None:
         self.model, self.world, self.strategy = model, world, strategy
         self.module: nn.Module = model
+        self.device = model.device
         if world.size > 1 and strategy == "ddp":
             # All modules run in every batch, so no parameter is ever unused.
             self.module = DistributedDataParallel(

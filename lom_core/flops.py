@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -47,8 +48,7 @@ class Costs:
 _COSTS: WeakKeyDictionary[Lom, Costs] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class Outline:
+class Outline(NamedTuple):
     """What the cost of a batch depends on: cheap to note at each step, counted when it is told.
 
     Args:
@@ -98,8 +98,8 @@ def slots_and_pairs(outlines: Sequence[Outline]) -> tuple[int, int]:
     which = np.arange(len(outlines))
     before = np.cumsum([0, *(b.n_slots for b in outlines[:-1])])  # batches laid end to end
     starts = np.concatenate([b.starts.numpy() for b in outlines])
-    starts = starts + np.repeat(before, [len(b.starts) for b in outlines])
-    of = np.repeat(which, [len(b.bos) for b in outlines])
+    starts = starts + np.repeat(before, [b.starts.numel() for b in outlines])
+    of = np.repeat(which, [b.bos.numel() for b in outlines])
     bos = np.concatenate([b.bos.numpy() for b in outlines]) + before[of]
     # Segments of observations: rests have no BOS. A batch's end is the next one's first start.
     segment = np.searchsorted(starts, bos, side="right") - 1

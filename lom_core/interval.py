@@ -6,8 +6,8 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,7 @@ from lom_core.model import Lom
 Metrics = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What a step leaves: outlines of this rank's batches and their summed losses, and what all
     ranks share."""
 

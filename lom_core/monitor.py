@@ -43,7 +43,8 @@ class Monitor:
         self.first, self.max_iters = progress.step, progress.max_iters
         self.run_ids = dict(progress.run_ids)
         self.console = Console(highlight=False, quiet=not main)
-        if not self.console.is_terminal:
+        self.is_terminal = self.console.is_terminal
+        if not self.is_terminal:
             self.console.width = max(160, self.console.width)  # in a pipe rich assumes 80
         self.began = time.perf_counter()
         self.noted: dict[str, Tally] = {}
@@ -56,7 +57,7 @@ class Monitor:
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}"),
             console=self.console,
-            disable=not self.console.is_terminal or not main,
+            disable=not self.is_terminal or not main,
         )
         self.task: TaskID = self.bar.add_task(
             "train", total=self.max_iters, completed=self.first, text=""
@@ -120,7 +121,7 @@ class Monitor:
         left = self._left(step)
         text = f"{losses}  {metrics['tokens_per_second']:,.0f} tokens/s  {left} left"
         self.bar.update(self.task, completed=step, text=text)
-        if not self.console.is_terminal:
+        if not self.is_terminal:
             self.say(f"step {step:>6}  {text}")
 
     def note_records(self, step: int, ids: Iterable[list[str]]) -> None:
@@ -165,7 +166,7 @@ class Monitor:
         self.say(f"written to {self.out_dir}")
 
     def say(self, text: str) -> None:
-        if self.console.is_terminal:
+        if self.is_terminal:
             self.console.print(text, markup=False, emoji=False, soft_wrap=True)
         elif self.main:  # laying a line out takes rich longer than all else that a step adds
             print(text, file=self.console.file, flush=True)

@@ -153,15 +153,14 @@ class Update:
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
         if is_sharded(norm):
             norm = norm.full_tensor()
-        finite = norm < math.inf  # and is a number: false of NaN
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
             if norm.device.type == "cuda" and optimizer.defaults.get("fused"):
                 # The fused kernel reads it on the device: nothing waits for it.
-                optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+                optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
                 optimizer.step()
-            elif finite:
+            elif math.isfinite(norm):
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():

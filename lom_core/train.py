@@ -256,8 +256,7 @@ def train_step(
     answers weigh together: accumulating over k batches, or sharing them among k ranks, equals one
     batch k times larger.
     """
-    model, size = parallel.model, config.data.batch_size
-    device = model.device
+    model, device, size = parallel.model, parallel.device, config.data.batch_size
     batches = [
         config.objective.prepare(rows[i : i + size], model.layouts)
         for i in range(0, len(rows), size)

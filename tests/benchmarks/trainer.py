@@ -12,7 +12,6 @@ waits for it, and how much longer the steps beside the writing take.
 from __future__ import annotations
 
 import io
-import itertools
 import shutil
 import statistics
 import tempfile
@@ -40,7 +39,7 @@ from lom_core.sources import ListSource
 from lom_core.start import start
 from lom_core.train import Run
 
-STEPS, WARM = 4000, 200
+ROUNDS, WARM = 100, 5
 
 
 def configuration(folder: Path, n_embd: int, n_layer: int) -> RunConfig:
@@ -90,11 +89,11 @@ def records() -> list[dict[str, Any]]:
 
 
 class Beside(Loader):
-    """Hands the trainer the same rows again and again, each time after a step of a bare loop on
-    rows that come half a round later, so that neither finds what the other has cached.
+    """Hands the trainer the same rows in every round; before each a bare loop takes a step, on the
+    rows that come half a round later: neither finds what the other has just cached.
 
-    ``bare`` and ``ours``: seconds of processor time of each. The trainer's step is all that it does
-    between being given rows and asking for the next.
+    ``bare`` and ``ours``: microseconds of processor time a step, of each round. Ours are all that
+    the trainer does between being given rows and asking for the next.
     """
 
     def __init__(self, rows: list[list[Row]], like: Loader, config: RunConfig, model: Lom) -> None:
@@ -105,14 +104,18 @@ class Beside(Loader):
         self.ours: list[float] = []
 
     def __iter__(self) -> Iterator[list[Row]]:
-        for i in itertools.count():
-            rows, other = (self.rows[k % len(self.rows)] for k in (i, i + len(self.rows) // 2))
-            began = time.process_time()
-            self.step(other)
-            middle = time.process_time()
-            yield rows
-            self.bare.append(middle - began)
-            self.ours.append(time.process_time() - middle)
+        n = len(self.rows)
+        while True:
+            bare = ours = 0.0
+            for i, rows in enumerate(self.rows):
+                began = time.process_time()
+                self.step(self.rows[(i + n // 2) % n])
+                middle = time.process_time()
+                yield rows
+                bare += middle - began
+                ours += time.process_time() - middle
+            self.bare.append(bare / n * 1e6)
+            self.ours.append(ours / n * 1e6)
 
     def step(self, rows: list[Row]) -> None:
         """The loop that one writes oneself."""
@@ -130,29 +133,24 @@ def overhead() -> None:
         config = configuration(Path(folder), 32, 1)
         reader = Reader(ListSource(records()), config.registry, 64)
         begun = start(config, reader, torch.device("cpu"), Path(folder))
-        begun.progress.max_iters = STEPS + 1  # whose own time is not noted
         loader = Loader(reader, config.data, 0)
         read = iter(loader)
-        beside = Beside([next(read) for _ in range(32)], loader, config, begun.model)
+        # So many that a round writes some lines of metrics, and no cache knows them the next time.
+        rows = [next(read) for _ in range(4 * config.train.log_interval)]
+        begun.progress.max_iters = ROUNDS * len(rows) + 1  # a round's end is noted at the next step
+        beside = Beside(rows, loader, config, begun.model)
         with (
             redirect_stdout(io.StringIO()),
             Monitor(config, Path(folder), begun.progress) as monitor,
         ):
             Loop(config, begun, {}, monitor, Saver(Path(folder), World())).steps(beside, Signals())
-    every = config.train.log_interval  # so many steps write one line of metrics
-
-    def lines(times: list[float]) -> np.ndarray[Any, Any]:
-        return np.array(times[WARM:]).reshape(-1, every).mean(1) * 1e6
-
-    bare, ours = lines(beside.bare), lines(beside.ours)
+    bare, ours = np.array(beside.bare[WARM:]), np.array(beside.ours[WARM:])
     extra = ours - bare
-    low, middle, high = np.quantile(
-        np.median(np.random.default_rng(0).choice(extra, (1000, len(extra))), axis=1),
-        [0.025, 0.5, 0.975],
-    )
+    again = np.random.default_rng(0).choice(extra, (1000, len(extra)))
+    low, high = np.quantile(np.median(again, axis=1), [0.025, 0.975])
     print(
         f"a step: bare {np.median(bare):.0f} us, trainer {np.median(ours):.0f} us; overhead "
-        f"{middle:.0f} us [{low:.0f}, {high:.0f}]"
+        f"{np.median(extra):.0f} us [{low:.0f}, {high:.0f}]"
     )
 
 
