@@ -156,7 +156,7 @@ class Batch:
     ids: list[str]
     seeds: Array
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device) -> Batch:
         """The same batch with its spans on a device; offsets stay on the CPU."""
         if self.bos.device == device:
             return self
@@ -183,6 +183,11 @@ class Batch:
     def n_tokens(self) -> int:
         """Tokens of observations: what was read, without BOS and rests of rows."""
         return sum(len(span.slots) for span in self.spans.values())
+
+
+def owners(slots: Tensor, bos: Tensor) -> Tensor:
+    """(n,) which observation of the batch each slot (n,) is of; bos (o,) as in :class:`Batch`."""
+    return torch.searchsorted(bos, slots, right=True) - 1
 
 
 def _width(span: Span) -> int:

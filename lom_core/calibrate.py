@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lom_core import conformal
 from lom_core.api import LargeObservationModel
+from lom_core.batch import owners
 from lom_core.conformal import Calibration, Correction, weights_of
 from lom_core.data import Tally
 from lom_core.errors import DataError
@@ -176,7 +177,7 @@ def score(
         for name, span in batch.spans.items():
             part = lom.part(name)
             target, weights = part.target(span)
-            owner = torch.searchsorted(batch.bos, span.slots[span.asked], right=True) - 1 + before
+            owner = owners(span.slots[span.asked], batch.bos) + before
             for start in range(0, len(target), CHUNK):
                 chunk = slice(start, start + CHUNK)
                 answers = h[span.ask_slots[chunk]]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lom_core.batch import Batch, Span, pack_row
+from lom_core.batch import Batch, Span, owners, pack_row
 from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally, in_stream
 from lom_core.device import autocast, pick_device
@@ -121,7 +121,7 @@ def error_scores(answers: Tensor, span: Span) -> dict[str, Tensor]:
 def record_sums(scores: Mapping[str, Tensor], span: Span, bos: Tensor) -> RecordSums:
     """The scores (a, w) of answers, added up over each observation that has any of weight."""
     of_answers = torch.stack([score.double().sum(-1) for score in scores.values()], -1).cpu()
-    owner = torch.searchsorted(bos, span.slots[span.asked], right=True).cpu() - 1
+    owner = owners(span.slots[span.asked], bos).cpu()
     # Not on the device: the order in which one adds up there may vary.
     empty = torch.zeros(len(bos), len(scores), dtype=torch.float64)
     numbers = empty.index_add(0, owner, of_answers).numpy()
@@ -182,13 +182,13 @@ def trivial_losses(model: Lom, batch: Batch, name: str) -> dict[str, Tensor]:
 def _field_guesses(model: Lom, batch: Batch, name: str) -> dict[str, Tensor]:
     """What the modality's own predictors guess, (n, w) or (n,), on the batch's device."""
     span, config = batch.spans[name], model.registry.get_config(name)
-    content, positions, weights, slots = (
-        t.cpu().numpy() for t in (span.content, span.positions, span.weights, span.slots)
+    content, positions, weights, owner = (
+        t.cpu().numpy()
+        for t in (span.content, span.positions, span.weights, owners(span.slots, batch.bos))
     )
-    owner = np.searchsorted(batch.bos.cpu().numpy(), slots, side="right")
     borders = np.flatnonzero(np.diff(owner)) + 1
     found: dict[str, list[Array]] = defaultdict(list)
-    for part in np.split(np.arange(len(slots)), borders):
+    for part in np.split(np.arange(len(owner)), borders):
         for baseline, guess in config.predictors(
             Tokens(content[part], positions[part], weights[part])
         ).items():
@@ -215,7 +215,7 @@ def previous_token(truth: Tensor, span: Span, bos: Tensor) -> tuple[Tensor, Tens
     A hidden one is nobody's guess.
     """
     every = torch.arange(len(span.slots), device=span.slots.device)
-    owner = torch.searchsorted(bos, span.slots, right=True)
+    owner = owners(span.slots, bos)
     shown = torch.full_like(every, -1)
     shown[span.shown] = span.shown
     latest = torch.cat([shown.new_full((1,), -1), shown[:-1]]).cummax(0).values

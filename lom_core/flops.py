@@ -52,25 +52,24 @@ class Outline(NamedTuple):
     """What the cost of a batch depends on: cheap to note at each step, counted when it is told.
 
     Args:
-        n_slots, starts, bos, given, ids: as in :class:`lom_core.batch.Batch`.
-        tokens: of each modality, how many there are, are shown, and are asked for.
+        n_tokens, n_slots, starts, bos, given, ids: as in :class:`lom_core.batch.Batch`.
+        tokens: of each modality, how many are shown, and are asked for.
     """
 
+    n_tokens: int
     n_slots: int
     starts: Tensor
     bos: Tensor
     given: Tensor
     ids: list[str]
-    tokens: list[tuple[str, int, int, int]]
+    tokens: list[tuple[str, int, int]]
 
 
 def outline(batch: Batch) -> Outline:
     """Of a batch on the CPU, as the objective made it."""
-    tokens = [
-        (name, span.slots.numel(), span.shown.numel(), span.asked.numel())
-        for name, span in batch.spans.items()
-    ]
-    return Outline(batch.n_slots, batch.starts, batch.bos, batch.given, batch.ids, tokens)
+    sizes = batch.n_tokens, batch.n_slots
+    tokens = [(name, s.shown.numel(), s.asked.numel()) for name, s in batch.spans.items()]
+    return Outline(*sizes, batch.starts, batch.bos, batch.given, batch.ids, tokens)
 
 
 def flops_of(model: Lom, outlines: Sequence[Outline]) -> float:
@@ -81,7 +80,7 @@ def flops_of(model: Lom, outlines: Sequence[Outline]) -> float:
     n_slots, n_pairs = slots_and_pairs(outlines)
     total = costs.slot * n_slots + costs.pair * n_pairs
     for batch in outlines:
-        for name, _, shown, asked in batch.tokens:
+        for name, shown, asked in batch.tokens:
             total += costs.known[name] * shown
             total += (costs.question[name] + costs.answer[name]) * asked
     return float(total)

@@ -56,8 +56,8 @@ class Interval:
         own = [float(torch.stack([step.sums[n] for step in self.steps]).sum()) for n in names]
         counts = [sum(step.counts[n] for step in self.steps) for n in names]
         batches = [batch for step in self.steps for batch in step.outlines]
-        own += [sum(n for batch in batches for _, n, _, _ in batch.tokens)]
-        own += [sum(batch.n_slots for batch in batches), flops_of(model, batches)]
+        own += [sum(batch.n_tokens for batch in batches), sum(batch.n_slots for batch in batches)]
+        own += [flops_of(model, batches)]
         *sums, tokens, slots, flops = world.total(own)
         found = {
             f"loss/{name}": value / count

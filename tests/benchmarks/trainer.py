@@ -65,18 +65,6 @@ class Loop(Run):
         pass
 
 
-class Rows(Loader):
-    """The same rows again and again: reading them is not what is measured."""
-
-    def __init__(self, rows: list[list[Row]], like: Loader) -> None:
-        self.rows = rows
-        self.states, self.tally = like.states, like.tally
-
-    def __iter__(self) -> Iterator[list[Row]]:
-        while True:
-            yield from self.rows
-
-
 def records() -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     return [
