@@ -136,13 +136,14 @@ class Update:
         dtype: str = "float32",
     ) -> None:
         self.optimizers = list(optimizers)
+        self.learning = [p for o in optimizers for group in o.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def apply(self, model: Lom, config: OptimizerConfig, rate: float) -> Tensor:
-        """Update the weights and clear the gradients.
+    def apply(self, config: OptimizerConfig, rate: float) -> Tensor:
+        """Clip by the norm of the whole gradient, update the weights, clear the gradients.
 
         Returns:
             The gradient's norm before clipping, on the device; the step was skipped if it is not
@@ -150,19 +151,29 @@ class Update:
         """
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
+        norm = torch.nn.utils.get_total_norm(_gradients(self.learning))
         if is_sharded(norm):
             norm = norm.full_tensor()
+        excess = (norm.float() / (config.grad_clip or math.inf)).clamp(min=1.0)
         for optimizer in self.optimizers:
+            fused = optimizer.defaults.get("fused")
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
-            if norm.device.type == "cuda" and optimizer.defaults.get("fused"):
-                # The fused kernel reads it on the device: nothing waits for it.
+                if not fused:
+                    torch._foreach_div_(_gradients(group["params"]), excess)
+            if fused:  # the kernel divides as it reads: clipping takes no pass of its own
+                optimizer.grad_scale = excess  # type: ignore[attr-defined]
+            if fused and norm.device.type == "cuda":  # read on the device: nothing waits for it
                 optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
                 optimizer.step()
             elif math.isfinite(norm):
                 optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        for parameter in self.learning:
+            parameter.grad = None
         if self.scaler.is_enabled():
             self.scaler.update()
         return norm
+
+
+def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]

@@ -279,5 +279,5 @@ def train_step(
             update.backward(reduce(add, (share[name] * sums[name] for name in names)))
         for name, value in sums.items():
             totals[name] = totals[name] + value.detach() if i else value.detach()
-    norm = update.apply(model, config.optimizer, rate)
+    norm = update.apply(config.optimizer, rate)
     return Step([outline(b) for b in batches], totals, counts, norm, n_asked > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from lom_core import checkpoint
 from lom_core.config import RunConfig
 from lom_core.errors import ConfigError
 from lom_core.model import Lom
-from lom_core.optim import freeze, make_optimizers
+from lom_core.optim import Update, freeze, make_optimizers
 from lom_core.train import train
 
 MakeRun = Callable[..., RunConfig]
+CPU = torch.device("cpu")
 
 
 def rates(config: RunConfig) -> dict[str, float]:
@@ -84,6 +86,33 @@ def test_muon_takes_the_matrices_of_the_body_and_resumes(
         for d in ("whole", "parts")
     )
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("algorithm", ["adamw", "muon"])
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0, 1e9])
+def test_the_update_clips_as_a_pass_over_the_gradients_would(
+    make_run: MakeRun, algorithm: str, grad_clip: float
+) -> None:
+    config = make_run(optimizer={"algorithm": algorithm, "grad_clip": grad_clip}).optimizer
+    random = torch.Generator().manual_seed(0)
+    ours, plain = (Lom(c.registry, c.model) for c in [make_run()] * 2)
+    plain.load_state_dict(ours.state_dict())
+    update, optimizers = Update(make_optimizers(ours, config), CPU), make_optimizers(plain, config)
+    for size in (0.01, 1.0, 0.001, 100.0):  # moments remember how much each gradient was clipped
+        for mine, other in zip(ours.parameters(), plain.parameters(), strict=True):
+            gradient = size * torch.randn(mine.shape, generator=random)
+            mine.grad, other.grad = gradient.clone(), gradient.clone()
+        norm = update.apply(config, 1e-2)
+        expected = torch.nn.utils.clip_grad_norm_(plain.parameters(), grad_clip or math.inf)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-2
+            optimizer.step()
+        torch.testing.assert_close(norm, expected)
+        assert all(parameter.grad is None for parameter in ours.parameters())
+    near = 1e-3 if algorithm == "muon" else 1e-6  # whose products are in bfloat16
+    for mine, other in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, atol=near, rtol=near)
 
 
 def test_a_name_that_nothing_has_is_told(make_run: MakeRun) -> None:

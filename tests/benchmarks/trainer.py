@@ -3,9 +3,8 @@
     python tests/benchmarks/trainer.py
 
 The bare loop does what nobody can leave out (the same rows, objective, model, loss, backward,
-clipping and AdamW); blocks of both alternate within one run, on one thread, and medians of the
-processor time are compared, which other programs do not touch. A checkpoint
-is compared with ``torch.save`` of the same weights and moments to the same disk: what the step
+clipping and AdamW); steps of both alternate within one run, on one thread, and their processor
+time is compared, which other programs do not touch. A checkpoint is compared with ``torch.save`` of the same weights and moments to the same disk: what the step
 waits for it, and how much longer the steps beside the writing take.
 """
 
