@@ -20,7 +20,7 @@ from lom_core.attention import Past
 from lom_core.batch import Batch, Layout, Observation, Span, pack, pack_row
 from lom_core.heads import Draw
 from lom_core.model import Lom, Parts
-from lom_core.objectives import next_token, prefix
+from lom_core.objectives import hide, next_token, prefix
 from lom_core.roles import Array, Objective, SequenceEncoder, Tokens
 
 Given = Mapping[str, Tokens]
@@ -56,14 +56,13 @@ def pose(
         leads = [name for name in objective.leads if name not in hidden]
         return prefix(rows, layouts, leads) if leads else next_token(rows, layouts)
     batch = pack(rows, layouts)
-    batch = replace(batch, given=batch.starts.diff().to(torch.int32))
 
-    def mark(name: str, span: Span) -> Span:
-        n, which = len(span.slots) // len(observations), torch.arange(len(span.slots))
-        hide = which % max(n, 1) >= n - hidden.get(name, 0)
-        return replace(span, shown=which[~hide], asked=which[hide], ask_slots=span.slots[hide])
+    def last(span: Span, n: int) -> Tensor:
+        """(tokens,) True at the last n of each observation."""
+        each = len(span.slots) // len(observations)
+        return torch.arange(len(span.slots)) % max(each, 1) >= each - n
 
-    return replace(batch, spans={name: mark(name, span) for name, span in batch.spans.items()})
+    return hide(batch, {m: last(span, hidden.get(m, 0)) for m, span in batch.spans.items()})
 
 
 def at_once(
@@ -114,9 +113,10 @@ def in_turn(
     """
     start = given.get(target)
     course = _Course(model.part(target), start, where, times)
-    reader = (_Kept if cache else _Anew)(model, objective, given, target, course, longest)
+    most = len(where) if isinstance(where, np.ndarray) else longest
+    reader = (_Kept if cache else _Anew)(model, objective, given, target, course, most)
     hidden: list[Tensor] = []
-    for i in range(len(where) if isinstance(where, np.ndarray) else longest):
+    for i in range(most):
         h = reader.ask(i)  # (s, d)
         hidden.append(h)
         at = torch.as_tensor(course.asked(i), device=h.device)
@@ -176,20 +176,16 @@ class _Course:
         return np.stack(found).astype(np.float32)
 
 
+@dataclass
 class _Anew:
     """Reads the whole observation for each question: slow, and plain to see that it is right."""
 
-    def __init__(
-        self,
-        model: Lom,
-        objective: Objective,
-        given: Given,
-        target: str,
-        course: _Course,
-        longest: int,
-    ) -> None:
-        self.model, self.objective, self.given = model, objective, given
-        self.target, self.course = target, course
+    model: Lom
+    objective: Objective
+    given: Given
+    target: str
+    course: _Course
+    most: int  # questions that there can be
 
     def batch(self, i: int, times: int) -> Batch:
         course, n = self.course, i + 1
@@ -214,23 +210,14 @@ class _Anew:
         return h[slots - 1]
 
 
+@dataclass
 class _Kept(_Anew):
     """Reads what is given once, then one slot for each question."""
 
-    def __init__(
-        self,
-        model: Lom,
-        objective: Objective,
-        given: Given,
-        target: str,
-        course: _Course,
-        longest: int,
-    ) -> None:
-        super().__init__(model, objective, given, target, course, longest)
-        self.n_given = 1 + sum(len(t) for t in given.values())
-        where = course.where
-        room = self.n_given + (len(where) if isinstance(where, np.ndarray) else longest)
-        self.pasts = [Past(course.times, room) for _ in model.body.blocks]
+    def __post_init__(self) -> None:
+        self.n_given = 1 + sum(len(t) for t in self.given.values())
+        room = self.n_given + self.most
+        self.pasts = [Past(self.course.times, room) for _ in self.model.body.blocks]
 
     def ask(self, i: int) -> Tensor:
         return self._first() if i == 0 else self._next(i)

@@ -49,25 +49,25 @@ def masked(rows: Rows, layouts: Layouts, ratio: float) -> Batch:
     batch = pack(rows, layouts)
     rank, n_tokens = shuffled(batch)
     hidden = torch.from_numpy(rank < np.ceil(ratio * n_tokens))
-    return _hide(batch, {name: hidden[span.slots] for name, span in batch.spans.items()})
+    return hide(batch, {name: hidden[span.slots] for name, span in batch.spans.items()})
 
 
 def masked_but(rows: Rows, layouts: Layouts, given: Collection[str]) -> Batch:
     """All tokens of the modalities that are not given are hidden and asked for."""
     batch = pack(rows, layouts)
-    hide = {n: torch.full((len(s.slots),), n not in given) for n, s in batch.spans.items()}
-    return _hide(batch, hide)
+    hidden = {n: torch.full((len(s.slots),), n not in given) for n, s in batch.spans.items()}
+    return hide(batch, hidden)
 
 
-def _hide(batch: Batch, hide: Mapping[str, torch.Tensor]) -> Batch:
-    """Tokens are hidden where ``hide[modality]`` (n,) is True; everybody sees everybody."""
+def hide(batch: Batch, hidden: Mapping[str, torch.Tensor]) -> Batch:
+    """Tokens are hidden where ``hidden[modality]`` (n,) is True; everybody sees everybody."""
 
-    def mark(span: Span, hidden: torch.Tensor) -> Span:
-        asked = torch.nonzero(hidden).flatten()
-        shown = torch.nonzero(~hidden).flatten()
+    def mark(span: Span, here: torch.Tensor) -> Span:
+        asked = torch.nonzero(here).flatten()
+        shown = torch.nonzero(~here).flatten()
         return replace(span, shown=shown, asked=asked, ask_slots=span.slots[asked])
 
-    spans = {name: mark(span, hide[name]) for name, span in batch.spans.items()}
+    spans = {name: mark(span, hidden[name]) for name, span in batch.spans.items()}
     return replace(batch, spans=spans, given=batch.starts.diff().to(torch.int32))
 
 

@@ -220,7 +220,7 @@ class Objective(Component, role="objective"):
     ``prepare(rows, layouts)`` packs them and sets on each Span ``shown`` and ``asked`` (indices of
     tokens) and ``ask_slots`` (where the question stands; the answer is read from the same slot),
     and on the batch ``given`` (how many leading slots of each observation all see one another). No
-    see the content of a token that it is asked for: ``testing.leaks`` checks it.
+    slot may know of a token that is asked for there: ``testing.leaks`` checks it.
     """
 
     in_turn: ClassVar[bool] = True
