@@ -3,7 +3,8 @@
 A model that answers *in turn* (causal) is asked for one token after the other; each answer is shown
 before the next is asked for. What a slot knows never changes once the question in it is known, so
 that keys and values are kept and each step reads one new slot. A model that answers *at once*
-(masked) reads all questions in one pass, as if the answers did not depend on one another.
+(masked) reads all questions in one pass, as if the answers did not depend on one another. Either
+way many observations are asked about together, whatever their lengths.
 """
 
 from __future__ import annotations
@@ -17,18 +18,43 @@ from einops import repeat
 from torch import Tensor
 
 from lom_core.attention import Past
-from lom_core.batch import Batch, Layout, Observation, Span, pack, pack_row
+from lom_core.batch import Batch, Layout, Observation, Span, owners, pack, pack_row
 from lom_core.heads import Draw
 from lom_core.model import Lom, Parts
 from lom_core.objectives import hide, next_token, prefix
 from lom_core.roles import Array, Objective, SequenceEncoder, Tokens
 
 Given = Mapping[str, Tokens]
+Where = Array | SequenceEncoder
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one observation.
+
+    Args:
+        name: of the observation.
+        given: all that is known, as it stood in training; the first tokens of the target come last.
+        where: positions (n, p) that are asked for; or, in turn, the encoder, which tells where the
+            next token stands from those before it: until its end token, or ``longest`` tokens.
+        draw: how to sample; None takes the point.
+    """
+
+    name: str
+    given: Given
+    where: Where
+    draw: Draw | None = None
+    longest: int = 0
+
+    @property
+    def most(self) -> int:
+        """Tokens that can be answered."""
+        return len(self.where) if isinstance(self.where, np.ndarray) else self.longest
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answers about one observation, s times.
+    """What a model answers to one question, s times.
 
     Args:
         tokens: s Tokens (n_i, ...) in physical units, without what was given.
@@ -43,115 +69,111 @@ def pose(
     objective: Objective,
     layouts: Mapping[str, Layout],
     observations: Sequence[Observation],
-    hidden: Mapping[str, int],
+    hidden: Sequence[Mapping[str, int]],
 ) -> Batch:
-    """A batch that asks for the last ``hidden[m]`` tokens of each modality m, in each observation.
+    """A batch that asks for the last ``hidden[i][m]`` tokens of modality m in observation i.
 
-    Observations have the same lengths, modalities with hidden tokens last. In turn, all other
-    tokens are asked for, too, as in training, and a hidden one is shown to those after it; at once
-    nobody sees it.
+    Modalities with hidden tokens stand last. In turn, all other tokens are asked for, too, as in
+    training, and a hidden one is shown to those after it; at once nobody sees it.
     """
     rows = [pack_row([o], o.n_slots, list(layouts)) for o in observations]
     if objective.in_turn:
-        leads = [name for name in objective.leads if name not in hidden]
+        leads = [name for name in objective.leads if not any(name in h for h in hidden)]
         return prefix(rows, layouts, leads) if leads else next_token(rows, layouts)
     batch = pack(rows, layouts)
 
-    def last(span: Span, n: int) -> Tensor:
-        """(tokens,) True at the last n of each observation."""
-        each = len(span.slots) // len(observations)
-        return torch.arange(len(span.slots)) % max(each, 1) >= each - n
+    def last(name: str, span: Span) -> Tensor:
+        """(n,) is the token among the hidden ones, the last of its observation?"""
+        owner = owners(span.slots, batch.bos)
+        ends = torch.bincount(owner, minlength=len(rows)).cumsum(0)
+        first = ends - torch.tensor([h.get(name, 0) for h in hidden])
+        return torch.arange(len(owner)) >= first[owner]
 
-    return hide(batch, {m: last(span, hidden.get(m, 0)) for m, span in batch.spans.items()})
+    return hide(batch, {name: last(name, span) for name, span in batch.spans.items()})
 
 
 def at_once(
-    model: Lom,
-    objective: Objective,
-    given: Given,
-    target: str,
-    positions: Array,
-    draw: Draw | None,
-    times: int = 1,
-) -> Answer:
-    """Answers of a model that reads all questions in one pass.
-
-    Args:
-        positions: (n, p) that are asked for.
-        draw: how to sample; None takes the point.
-    """
-    part, n = model.part(target), len(positions)
-    observation = _observed(given, target, _blank(part, positions))
-    batch = pose(objective, model.layouts, [observation], {target: n}).to(model.bos.device)
-    h = model.hidden(batch)[batch.spans[target].ask_slots]
-    at = torch.as_tensor(positions, device=h.device)
-    tokens = [Tokens(_numpy(_content(part, h, at, draw)), positions) for _ in range(times)]
-    return Answer(tokens, repeat(h, "n d -> s n d", s=times))
+    model: Lom, objective: Objective, target: str, questions: Sequence[Question], times: int = 1
+) -> list[Answer]:
+    """Answers of a model that reads all questions, of positions, in one pass."""
+    part, observations, hidden = model.part(target), [], []
+    for question in questions:
+        assert isinstance(question.where, np.ndarray)
+        observations.append(_observed(question.given, target, _blank(part, question.where)))
+        hidden.append({target: question.most})
+    batch = pose(objective, model.layouts, observations, hidden).to(model.bos.device)
+    every = model.hidden(batch)[batch.spans[target].ask_slots]
+    found = []
+    for question, h in zip(questions, torch.split(every, [q.most for q in questions]), strict=True):
+        at = torch.as_tensor(question.where, device=h.device)
+        drawn = [_numpy(_content(part, h, at, question.draw)) for _ in range(times)]
+        tokens = [Tokens(content, np.asarray(question.where)) for content in drawn]
+        found.append(Answer(tokens, repeat(h, "n d -> s n d", s=times)))
+    return found
 
 
 def in_turn(
     model: Lom,
     objective: Objective,
-    given: Given,
     target: str,
-    where: Array | SequenceEncoder,
-    draw: Draw | None,
+    questions: Sequence[Question],
     times: int = 1,
-    longest: int = 0,
     cache: bool = True,
-) -> Answer:
+) -> list[Answer]:
     """Answers of a causal model, each shown before the next is asked for.
 
     Args:
-        given: all that is known, the first tokens of the target included.
-        where: positions (n, p) that are asked for; or the encoder, which tells where the next
-            token stands from those before it: until its end token, or ``longest`` tokens.
-        draw: how to sample; None takes the point.
-        times: roll-outs, which draw apart.
+        times: roll-outs of each question, which draw apart.
         cache: keep keys and values. False reads everything anew for each token: the same answers,
             slowly.
     """
-    start = given.get(target)
-    course = _Course(model.part(target), start, where, times)
-    most = len(where) if isinstance(where, np.ndarray) else longest
-    reader = (_Kept if cache else _Anew)(model, objective, given, target, course, most)
-    hidden: list[Tensor] = []
-    for i in range(most):
-        h = reader.ask(i)  # (s, d)
-        hidden.append(h)
-        at = torch.as_tensor(course.asked(i), device=h.device)
-        course.take(_numpy(_content(course.part, h, at, draw)))
-        if course.closed.all():
-            break
-    return Answer(course.tokens(), torch.stack(hidden, dim=1))
+    courses = [_Course(model.part(target), target, question, times) for question in questions]
+    reader = (_Kept if cache else _Anew)(model, objective, target, courses, times)
+    i = 0
+    while not all(course.done for course in courses):
+        for course, h in zip(courses, torch.split(reader.ask(i), times), strict=True):
+            if not course.done:
+                course.take(h)
+        i += 1
+    return [Answer(course.tokens(), torch.stack(course.h, dim=1)) for course in courses]
 
 
 class _Course:
-    """What s roll-outs have answered so far: content (s, i, w) or (s, i), positions (s, i, p)."""
+    """What s roll-outs of a question have answered so far: content (s, i, w) or (s, i), positions
+    (s, i, p), and the hidden states h (s, i, d) that they were read from."""
 
-    def __init__(
-        self, part: Parts, start: Tokens | None, where: Array | SequenceEncoder, times: int
-    ) -> None:
-        self.part, self.start, self.where, self.times = part, start, where, times
+    def __init__(self, part: Parts, target: str, question: Question, times: int) -> None:
+        self.part, self.target, self.question, self.times = part, target, question, times
+        self.start = question.given.get(target)
         self.content: list[Array] = []  # (s, w) or (s,) each
         self.positions: list[Array] = []  # (s, p) each
+        self.h: list[Tensor] = []  # (s, d) each
         self.closed = np.zeros(times, bool)
         self.lengths = np.zeros(times, np.int64)
 
+    @property
+    def done(self) -> bool:
+        return len(self.content) >= self.question.most or bool(self.closed.all())
+
     def asked(self, i: int) -> Array:
         """(s, p) float32: where token i is asked for; where contents tell, as of token 0."""
-        if isinstance(self.where, np.ndarray):
-            return np.repeat(self.where[i : i + 1], self.times, axis=0).astype(np.float32)
+        where = self.question.where
+        if isinstance(where, np.ndarray):  # others may go on when this one is done
+            at = where[min(i, len(where) - 1)]
+            return np.repeat(at[None], self.times, axis=0).astype(np.float32)
         return self._told(np.zeros(self.times, np.int64))
 
-    def take(self, content: Array) -> None:
-        """The answers (s, w) or (s,) to token i."""
-        i = len(self.content)
-        told = isinstance(self.where, np.ndarray)
+    def take(self, h: Tensor) -> None:
+        """The next answers, read from h (s, d)."""
+        i, where = len(self.content), self.question.where
+        at = torch.as_tensor(self.asked(i), device=h.device)
+        content = _numpy(_content(self.part, h, at, self.question.draw))
+        told = isinstance(where, np.ndarray)
         self.positions.append(self.asked(i) if told else self._told(content))
         self.content.append(content)
+        self.h.append(h)
         self.lengths[~self.closed] += 1
-        end = None if told else self.where.end  # type: ignore[union-attr]
+        end = None if isinstance(where, np.ndarray) else where.end
         if end is not None:
             self.closed |= content == end
 
@@ -162,11 +184,20 @@ class _Course:
             for s, n in enumerate(self.lengths)
         ]
 
+    def observation(self, s: int) -> Observation:
+        """What roll-out s has answered so far, and the next question as a token to fill."""
+        asked = self.asked(len(self.content))
+        content = [*self.content, _blank(self.part, asked).content]
+        tokens = Tokens(
+            np.stack([c[s] for c in content]), np.stack([p[s] for p in [*self.positions, asked]])
+        )
+        return _observed(self.question.given, self.target, tokens)
+
     def _told(self, content: Array) -> Array:
         """(s, p): where tokens (s,) stand that follow those so far, which begin with the given."""
-        assert not isinstance(self.where, np.ndarray)
+        assert not isinstance(self.question.where, np.ndarray)
         known = np.zeros(0, np.int64) if self.start is None else self.start.content
-        places, found = self.where.places, []
+        places, found = self.question.where.places, []
         for s in range(self.times):
             mine = np.array([c[s] for c in self.content] + [content[s]], dtype=np.int64)
             at = places(np.concatenate([known, mine]))[-1]
@@ -178,36 +209,25 @@ class _Course:
 
 @dataclass
 class _Anew:
-    """Reads the whole observation for each question: slow, and plain to see that it is right."""
+    """Reads whole observations for each question: slow, and plain to see that it is right."""
 
     model: Lom
     objective: Objective
-    given: Given
     target: str
-    course: _Course
-    most: int  # questions that there can be
+    courses: list[_Course]
+    times: int
 
-    def batch(self, i: int, times: int) -> Batch:
-        course, n = self.course, i + 1
-        content = [*course.content, _blank(course.part, course.asked(i)).content]
-        positions = [*course.positions, course.asked(i)]
-        observations = [
-            _observed(
-                self.given,
-                self.target,
-                Tokens(np.stack([c[s] for c in content]), np.stack([p[s] for p in positions])),
-            )
-            for s in range(times)
-        ]
-        batch = pose(self.objective, self.model.layouts, observations, {self.target: n})
+    def batch(self, times: int) -> Batch:
+        observations = [course.observation(s) for course in self.courses for s in range(times)]
+        hidden = [{self.target: 1}] * len(observations)  # and those after the first, as if given
+        batch = pose(self.objective, self.model.layouts, observations, hidden)
         return batch.to(self.model.bos.device)
 
     def ask(self, i: int) -> Tensor:
-        """(s, d): the answers to question i."""
-        batch = self.batch(i, self.course.times)
-        h = self.model.hidden(batch)
-        slots = batch.spans[self.target].slots.reshape(self.course.times, -1)[:, -1]
-        return h[slots - 1]
+        """(s, d): the answers to question i, by course and then roll-out."""
+        batch = self.batch(self.times)
+        ends = batch.starts[1:].long() - 1  # where the token stands that is asked for
+        return self.model.hidden(batch)[ends.to(self.model.bos.device) - 1]
 
 
 @dataclass
@@ -215,38 +235,47 @@ class _Kept(_Anew):
     """Reads what is given once, then one slot for each question."""
 
     def __post_init__(self) -> None:
-        self.n_given = 1 + sum(len(t) for t in self.given.values())
-        room = self.n_given + self.most
-        self.pasts = [Past(self.course.times, room) for _ in self.model.body.blocks]
+        given = [1 + sum(map(len, course.question.given.values())) for course in self.courses]
+        most = [course.question.most for course in self.courses]
+        room = max(given) + max(most)  # who is done stays until the last one is
+        self.n_given = torch.tensor(given)
+        segments = len(given) * self.times
+        self.pasts = [Past(segments, room) for _ in self.model.body.blocks]
 
     def ask(self, i: int) -> Tensor:
         return self._first() if i == 0 else self._next(i)
 
     def _first(self) -> Tensor:
         """What is given, with the first question in its last slot; the same for all roll-outs."""
-        batch, g = self.batch(0, 1), self.n_given
-        x = self.model.embed(batch)[:g]
-        starts, given = torch.tensor([0, g]).int(), batch.given[:1].clamp(max=g)
-        places = torch.arange(g, device=x.device)
+        batch, device = self.batch(1), self.model.bos.device
+        asked = batch.starts[1:].long() - 1  # slots of tokens that nobody knows yet
+        known = torch.ones(batch.n_slots, dtype=torch.bool).index_fill_(0, asked, False)
+        x = self.model.embed(batch)[known.to(device)]
+        starts = batch.starts - torch.arange(len(batch.starts)).int()
+        places = torch.cat([torch.arange(int(g)) for g in self.n_given]).to(device)
+        given = torch.minimum(batch.given, self.n_given.int())
         h: Tensor = self.model.body(x, starts, given, places, self.pasts)
-        return h[-1:].expand(self.course.times, -1)
+        ends = starts[1:].long() - 1
+        return repeat(h[ends.to(device)], "b d -> (b s) d", s=self.times)
 
     def _next(self, i: int) -> Tensor:
-        """The slot of answer i - 1, with question i."""
-        course, s = self.course, self.course.times
-        every, device = torch.arange(s), self.model.bos.device
+        """The slots of answers i - 1, with questions i."""
+        courses, device = self.courses, self.model.bos.device
+        part, s = courses[0].part, len(courses) * self.times
+        every = torch.arange(s)
         known = Span(
-            content=torch.as_tensor(course.content[-1]),
-            positions=torch.as_tensor(course.positions[-1]),
+            content=torch.as_tensor(np.concatenate([c.content[-1] for c in courses])),
+            positions=torch.as_tensor(np.concatenate([c.positions[-1] for c in courses])),
             weights=torch.ones(s, 1),
             slots=every,
             shown=every,
             asked=every,
         )
-        asked = replace(known, positions=torch.as_tensor(course.asked(i)))
-        x = course.part.known(known.to(device)) + course.part.question(asked.to(device))
+        at = torch.as_tensor(np.concatenate([course.asked(i) for course in courses]))
+        asked = replace(known, positions=at)
+        x = part.known(known.to(device)) + part.question(asked.to(device))
         starts, given = torch.arange(s + 1).int(), torch.zeros(s).int()
-        places = torch.full((s,), self.n_given + i - 1, device=device)
+        places = repeat(self.n_given + i - 1, "b -> (b s)", s=self.times).to(device)
         h: Tensor = self.model.body(x, starts, given, places, self.pasts)
         return h
 
@@ -265,7 +294,7 @@ def log_likelihood(
     """
     observation = Observation("", {**given, **hidden})
     n_hidden = {name: len(tokens) for name, tokens in hidden.items()}
-    batch = pose(objective, model.layouts, [observation], n_hidden).to(model.bos.device)
+    batch = pose(objective, model.layouts, [observation], [n_hidden]).to(model.bos.device)
     h = model.hidden(batch)
     found = {}
     for name in hidden:

@@ -10,14 +10,15 @@ Records are what data sets yield, ``{modality: raw observation}``; answers are i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from lom_core import answers, conformal
+from lom_core import conformal
+from lom_core.answers import Answer, Question, at_once, in_turn, log_likelihood
 from lom_core.checkpoint import find, load_model
 from lom_core.config import RunConfig
 from lom_core.conformal import Correction, weights_of
@@ -29,7 +30,7 @@ from lom_core.heads import CategoricalHead, Draw
 from lom_core.modality import ModalityRegistry
 from lom_core.model import Lom
 from lom_core.prediction import Prediction
-from lom_core.requests import Requests, Where, first, name_of
+from lom_core.requests import Requests, asked, many, name_of, together
 from lom_core.roles import Array, Encoder, Record, Tokens
 from lom_core.seeds import mix
 from lom_core.share import cached, export
@@ -91,7 +92,7 @@ class LargeObservationModel:
     @cached_property
     def requests(self) -> Requests:
         """Checks what is asked of it."""
-        return Requests(self.lom, self.config.objective, self.encoders, self.corrections)
+        return Requests(self.lom, self.config, self.encoders, self.corrections)
 
     @property
     def encoders(self) -> dict[str, Encoder]:
@@ -123,7 +124,8 @@ class LargeObservationModel:
             quantiles: levels, such as (0.05, 0.5, 0.95): of the samples where a causal model drew
                 any; else each token's, given what is given and the points before it. Corrected if
                 the checkpoint is calibrated.
-            seed: of the samples; record i of the list draws the same whatever else is asked.
+            seed: of the samples; record i of the list draws the same whatever else is asked (to
+                rounding: many records are answered in one pass).
 
         Errors:
             ConfigError: a modality that it does not know or never saw, positions of the wrong
@@ -144,17 +146,29 @@ class LargeObservationModel:
         temperature: float = 1.0,
         quantiles: Sequence[float] = (),
         seed: int = 0,
+        left_out: list[DataError] | None = None,
     ) -> Iterator[Prediction]:
-        """The same one by one, as they are read: for more records than fit in memory."""
+        """The same one by one, some records read ahead: for more records than fit in memory.
+
+        Args:
+            left_out: takes what is wrong with records that cannot be used; None raises it.
+        """
         self.requests.known(target, given)
         self.requests.levels(target, quantiles)
         self.requests.times(samples, quantiles)
-        for i, record in enumerate(_many(records)):
+
+        def question(record: Record, i: int) -> Question:
             tokens = self.reader.tokens(record)
             shown = self.requests.given(record, tokens, target, given)
             where = self.requests.where(record, tokens, target, shown, at)
             draw = self._draw(temperature, mix(seed, i))
-            yield self._predict(name_of(record, i), shown, target, where, draw, samples, quantiles)
+            return self.requests.question(name_of(record, i), shown, target, where, draw)
+
+        for some in together(asked(question, records, left_out), samples):
+            points = self._answers(target, [replace(q, draw=None) for q in some], 1)
+            drawn = self._answers(target, some, samples) if samples else [None] * len(some)
+            for q, point, draws in zip(some, points, drawn, strict=True):
+                yield self._prediction(q.name, target, point, draws, quantiles)
 
     def generate(self, records: Record | Iterable[Record], **how: Any) -> list[Prediction]:
         """Continue or create ``target``: text and music to their end, others where they are asked.
@@ -196,32 +210,36 @@ class LargeObservationModel:
         top_p: float = 1.0,
         seed: int = 0,
         cache: bool = True,
+        left_out: list[DataError] | None = None,
     ) -> Iterator[Prediction]:
-        """The same one by one."""
+        """The same one by one, as :meth:`predictions`."""
         self.requests.known(target, given)
         if (top_k or top_p < 1) and not self.lom.part(target).discrete:
             raise ConfigError(f"top_k and top_p choose among tokens; '{target}' is continuous")
-        for i, record in enumerate(_many(records)):
+        if samples < 1 or (max_tokens is not None and max_tokens < 1):
+            raise ConfigError(f"samples={samples} and max_tokens={max_tokens} must be 1 or more")
+
+        def question(record: Record, i: int) -> Question:
             tokens = self.reader.tokens(record)
             others = [n for n in tokens if n != target] if given is None else given
             shown = self.requests.given(record, tokens, target, [n for n in others if n != target])
             whole = tokens.get(target)
             if whole is None and prompt:
                 raise DataError(f"record {name_of(record, i)} has no '{target}' to begin from")
-            before = None if whole is None else self._begin(target, whole, prompt)
+            before = None if whole is None else self.requests.begin(target, whole, prompt)
             if before is not None and len(before):
                 shown[target] = before
             rest = whole[len(before) :] if whole is not None and before is not None else None
             where = self.requests.onwards(target, before, rest, at, ahead)
             draw = self._draw(temperature, mix(seed, i), top_k, top_p)
-            found = self._ask(shown, target, where, draw, samples, max_tokens, cache)
-            yield Prediction(
-                name_of(record, i),
-                target,
-                self.encoders[target],
-                sampled=found.tokens,
-                before=before,
+            return self.requests.question(
+                name_of(record, i), shown, target, where, draw, max_tokens
             )
+
+        for some in together(asked(question, records, left_out), samples):
+            for q, found in zip(some, self._answers(target, some, samples, cache), strict=True):
+                before, encoder = q.given.get(target), self.encoders[target]
+                yield Prediction(q.name, target, encoder, sampled=found.tokens, before=before)
 
     @torch.no_grad()
     def log_likelihood(
@@ -242,7 +260,7 @@ class LargeObservationModel:
             target: the one to score; all that are not given if None.
         """
         found = []
-        for record in _many(records):
+        for record in many(records):
             tokens = self.reader.tokens(record)
             leads = [n for n in self.config.objective.leads if n in tokens and n != target]
             names = [*given, *(n for n in leads if n not in given)]
@@ -256,23 +274,20 @@ class LargeObservationModel:
                 self.requests.known(name, given)
             hidden = {name: tokens[name] for name in asked}
             objective = self.config.objective
-            found.append(answers.log_likelihood(self.lom, objective, shown, hidden))
+            found.append(log_likelihood(self.lom, objective, shown, hidden))
         return found
 
-    def _predict(
+    def _prediction(
         self,
         name: str,
-        shown: dict[str, Tokens],
         target: str,
-        where: Where,
-        draw: Draw,
-        samples: int,
+        point: Answer,
+        draws: Answer | None,
         levels: Sequence[float],
     ) -> Prediction:
         part, encoder = self.lom.part(target), self.encoders[target]
-        point = self._ask(shown, target, where, None, 1)
         tokens, h = point.tokens[0], point.h[0]
-        drawn = self._ask(shown, target, where, draw, samples).tokens if samples else []
+        drawn = [] if draws is None else draws.tokens
         chances = None
         if isinstance(part.head, CategoricalHead):
             chances = part.head.probabilities(h[: len(tokens)]).cpu().numpy()
@@ -293,47 +308,11 @@ class LargeObservationModel:
                 bounds[level] = Tokens(content, tokens.positions)
         return Prediction(name, target, encoder, tokens, drawn, bounds, chances)
 
-    def _ask(
-        self,
-        shown: Mapping[str, Tokens],
-        target: str,
-        where: Where,
-        draw: Draw | None,
-        times: int,
-        longest: int | None = None,
-        cache: bool = True,
-    ) -> answers.Answer:
-        objective = self.config.objective
-        draw = None if draw is not None and draw.temperature == 0 else draw
-        ordered = self._ordered(shown, target)
-        if not objective.in_turn:
-            if not isinstance(where, np.ndarray):
-                raise ConfigError(
-                    f"this model answers all at once ({objective.tag}): it must be told the "
-                    f"positions of '{target}' with at"
-                )
-            return answers.at_once(self.lom, objective, ordered, target, where, draw, times)
-        if isinstance(where, np.ndarray):
-            where = where[:longest]
-        elif longest is None:
-            longest = max(1, self.config.data.block_size - 1 - sum(map(len, shown.values())))
-        return answers.in_turn(
-            self.lom, objective, ordered, target, where, draw, times, longest or 0, cache
-        )
-
-    def _begin(self, target: str, whole: Tokens, prompt: float | None) -> Tokens:
-        """What is kept of a record's target; an end that is to be gone beyond is not."""
-        end = getattr(self.encoders[target], "end", None)
-        if prompt is None and end is not None and whole.content[-1] == end:
-            return whole[:-1]
-        return first(whole, prompt)
-
-    def _ordered(self, shown: Mapping[str, Tokens], target: str) -> dict[str, Tokens]:
-        """As they stood in training, what leads first and the target last."""
-        leads = self.config.objective.leads
-        names = [name for name in self.modalities.names() if name in shown]
-        names.sort(key=lambda name: (name == target, name not in leads))
-        return {name: shown[name] for name in names}
+    def _answers(
+        self, target: str, questions: Sequence[Question], times: int, cache: bool = True
+    ) -> list[Answer]:
+        how = self.lom, self.config.objective, target, questions, times
+        return in_turn(*how, cache) if self.config.objective.in_turn else at_once(*how)
 
     def _draw(self, temperature: float, seed: int, top_k: int = 0, top_p: float = 1.0) -> Draw:
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -365,10 +344,6 @@ def load(
     return LargeObservationModel(
         lom.to(pick_device(system)), config, checkpoint, corrections, state
     )
-
-
-def _many(records: Record | Iterable[Record]) -> Iterable[Record]:
-    return [records] if isinstance(records, Mapping) else records
 
 
 def _on(device: torch.device, *arrays: Array) -> list[torch.Tensor]:

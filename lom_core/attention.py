@@ -52,17 +52,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Te
 
 
 class Past:
-    """Keys and values of one layer, kept for the slots that follow: b segments of equal length.
+    """Keys and values of one layer, kept for the slots that follow in each of b segments.
 
-    The first call holds their beginnings, of one segment (shared by all b) or of b; each later one
-    the next slot of each.
+    The first call holds their beginnings, each shared by b / s of them if there are s; each later
+    one the next slot of each.
 
     Args:
         segments, room: b, and how many slots each can come to have.
     """
 
     def __init__(self, segments: int, room: int) -> None:
-        self.segments, self.room, self.n = segments, room, 0
+        self.segments, self.room = segments, room
+        self.lengths: Tensor | None = None  # (b,) slots so far; None before the first call
+        self.longest, self.ragged = 0, False  # the most of them, and are there others?
+        self.keys = self.values = torch.zeros(0)  # (b, h, room, e)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Tensor:
         """:func:`attend` where nothing is kept yet; then each slot's over all before it and itself.
@@ -70,20 +73,37 @@ class Past:
         Args:
             q, k, v: (n, h, e), by segment and then slot.
         """
-        length = int(starts[1])
-        if self.n == 0:
-            size = (self.segments, k.shape[1], self.room, k.shape[2])
-            self.keys, self.values = k.new_empty(size), v.new_empty(size)
-        new_k, new_v = (rearrange(t, "(b n) h e -> b h n e", n=length) for t in (k, v))
-        kept = slice(self.n, self.n + length)
-        self.keys[:, :, kept], self.values[:, :, kept] = new_k, new_v
-        self.n += length
-        if kept.start == 0:
+        if self.lengths is None:
+            self._begin(k, v, starts)
             return attend(q, k, v, starts, given)
-        assert length == 1, "slots follow one at a time"
+        every = torch.arange(self.segments, device=q.device)
+        self.keys[every, :, self.lengths], self.values[every, :, self.lengths] = k, v
+        self.lengths, self.longest = self.lengths + 1, self.longest + 1
+        mask = None
+        if self.ragged:
+            places = torch.arange(self.longest, device=q.device)
+            mask = rearrange(places < self.lengths[:, None], "b n -> b 1 1 n")
         q = rearrange(q, "b h e -> b h 1 e")
-        keys, values = self.keys[:, :, : self.n], self.values[:, :, : self.n]
-        return rearrange(F.scaled_dot_product_attention(q, keys, values), "b h 1 e -> b h e")
+        keys, values = self.keys[:, :, : self.longest], self.values[:, :, : self.longest]
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        return rearrange(out, "b h 1 e -> b h e")
+
+    def _begin(self, k: Tensor, v: Tensor, starts: Tensor) -> None:
+        lengths = starts.diff().long()
+        self.longest, self.ragged = int(lengths.max()), bool((lengths != lengths[0]).any())
+        segment = torch.arange(len(lengths)).repeat_interleave(lengths)
+        place = torch.arange(len(segment)) - starts[segment]
+        share = self.segments // len(lengths)
+
+        def kept(t: Tensor) -> Tensor:
+            """(b, h, room, e) of (n, h, e)."""
+            laid = t.new_zeros(len(lengths), self.room, *t.shape[1:])
+            laid[segment.to(t.device), place.to(t.device)] = t
+            laid = rearrange(laid, "s n h e -> s h n e")
+            return laid.repeat_interleave(share, dim=0)  # a copy: each will hold its own
+
+        self.keys, self.values = kept(k), kept(v)
+        self.lengths = lengths.repeat_interleave(share).to(k.device)
 
 
 # ------------------------------------------------------------------------------------ the jobs

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from lom_core.answers import Question, Where
+from lom_core.config import RunConfig
 from lom_core.errors import ConfigError, DataError
+from lom_core.heads import Draw
 from lom_core.model import Lom
-from lom_core.roles import Array, Encoder, Objective, Record, SequenceEncoder, Tokens
+from lom_core.roles import Array, Encoder, Record, SequenceEncoder, Tokens
 
-Where = Array | SequenceEncoder
+TOGETHER = 64  # roll-outs that are answered in one pass
 
 
 class Requests:
@@ -24,12 +28,13 @@ class Requests:
     def __init__(
         self,
         lom: Lom,
-        objective: Objective,
+        config: RunConfig,
         encoders: Mapping[str, Encoder],
         calibrated: Collection[str],
     ) -> None:
-        self.lom, self.objective, self.encoders = lom, objective, encoders
+        self.lom, self.objective, self.encoders = lom, config.objective, encoders
         self.registry, self.calibrated = lom.registry, calibrated
+        self.block_size = config.data.block_size
 
     def known(self, target: str, given: Sequence[str] | None) -> None:
         for name in (target, *(given or ())):
@@ -138,6 +143,41 @@ class Requests:
             f"or give positions (n, {self._pos_width(target)}) with at, or ahead"
         )
 
+    def question(
+        self,
+        name: str,
+        shown: Mapping[str, Tokens],
+        target: str,
+        where: Where,
+        draw: Draw,
+        longest: int | None = None,
+    ) -> Question:
+        if isinstance(where, np.ndarray):
+            where = where[:longest]
+        elif not self.objective.in_turn:
+            raise ConfigError(
+                f"this model answers all at once ({self.objective.tag}): it must be told the "
+                f"positions of '{target}' with at"
+            )
+        elif longest is None:
+            longest = max(1, self.block_size - 1 - sum(map(len, shown.values())))
+        how = None if draw.temperature == 0 else draw
+        return Question(name, self._ordered(shown, target), where, how, longest or 0)
+
+    def begin(self, target: str, whole: Tokens, prompt: float | None) -> Tokens:
+        """What is kept of a record's target; an end that is to be gone beyond is not."""
+        end = getattr(self.encoders[target], "end", None)
+        if prompt is None and end is not None and whole.content[-1] == end:
+            return whole[:-1]
+        return first(whole, prompt)
+
+    def _ordered(self, shown: Mapping[str, Tokens], target: str) -> dict[str, Tokens]:
+        """As they stood in training, what leads first and the target last."""
+        leads = self.objective.leads
+        names = [name for name in self.registry.names() if name in shown]
+        names.sort(key=lambda name: (name == target, name not in leads))
+        return {name: shown[name] for name in names}
+
     def positions(self, target: str, at: Any) -> Array:
         """The positions (n, p) that were asked for, checked."""
         try:
@@ -157,6 +197,33 @@ class Requests:
 
     def _pos_width(self, target: str) -> int:
         return self.registry.get_config(target).tokeniser.pos_width
+
+
+def many(records: Record | Iterable[Record]) -> Iterable[Record]:
+    """One record is a list of one."""
+    return [records] if isinstance(records, Mapping) else records
+
+
+def asked(
+    question: Callable[[Record, int], Question],
+    records: Record | Iterable[Record],
+    left_out: list[DataError] | None,
+) -> Iterator[Question]:
+    """A question about each record that can be used; ``left_out`` takes what is wrong with others,
+    or None raises it."""
+    for i, record in enumerate(many(records)):
+        try:
+            yield question(record, i)
+        except DataError as error:
+            if left_out is None:
+                raise
+            left_out.append(error)
+
+
+def together(questions: Iterator[Question], samples: int) -> Iterator[list[Question]]:
+    """As many as are answered in one pass."""
+    while some := list(islice(questions, max(1, TOGETHER // max(1, samples)))):
+        yield some
 
 
 def name_of(record: Record, number: int = 0) -> str:

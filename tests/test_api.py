@@ -53,7 +53,22 @@ def test_others_answer_the_same_whoever_asks(trained: LargeObservationModel) -> 
     together = trained.predict(many, target="wave", samples=2, seed=1)
     assert [p.id for p in together] == [r["id"] for r in many]
     first = trained.predict(many[:1], target="wave", samples=2, seed=1)[0]
-    assert first.sampled[1].content.tolist() == together[0].sampled[1].content.tolist()
+    a, b = first.sampled[1].content, together[0].sampled[1].content
+    np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_records_that_cannot_be_used_are_told_and_the_others_answered(
+    trained: LargeObservationModel,
+) -> None:
+    many = records(trained, "wave", "word")[:3]
+    lacking = {"id": "w7", "word": many[0]["word"]}
+    left_out: list[DataError] = []
+    mixed = [many[0], lacking, *many[1:]]
+    found = list(trained.predictions(mixed, "wave", given=["word"], left_out=left_out))
+    assert [p.id for p in found] == [r["id"] for r in many]
+    assert len(left_out) == 1 and "record w7 does not tell where 'wave'" in str(left_out[0])
+    with pytest.raises(DataError, match="record w7 does not tell"):
+        trained.predict(mixed, target="wave", given=["word"])
 
 
 @pytest.mark.parametrize(
@@ -93,6 +108,8 @@ def test_what_a_record_lacks_is_told(trained: LargeObservationModel) -> None:
         trained.generate(wave, target="wave", ahead=3)
     with pytest.raises(ConfigError, match="top_k and top_p choose among tokens"):
         trained.generate(wave, target="wave", prompt=0.5, top_k=3)
+    with pytest.raises(ConfigError, match="max_tokens=0 must be 1 or more"):
+        trained.generate(wave, target="wave", prompt=0.5, max_tokens=0)
     with pytest.raises(ConfigError, match="prompt=500: there are"):
         trained.generate(wave, target="wave", prompt=500)
     with pytest.raises(DataError, match="w7 has no 'word' to begin from"):

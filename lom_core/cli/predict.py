@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,17 +65,19 @@ def predict(
 ) -> None:
     """Answer what one modality holds, given others, and write it in physical units."""
     model, source = _open(checkpoint, data, device)
-    how = {
-        "target": target,
-        "given": _names(given),
-        "at": _positions(at),
-        "samples": samples,
-        "temperature": temperature,
-        "quantiles": _levels(quantiles),
-    }
-    _answer(
-        model, source, limit, out, target, lambda r, i: _one(model.predictions, r, seed, i, how)
+    left_out: list[DataError] = []
+    answers = model.predictions(
+        _read(source, limit, left_out),
+        target,
+        given=_names(given),
+        at=_positions(at),
+        samples=samples,
+        temperature=temperature,
+        quantiles=_levels(quantiles),
+        seed=seed,
+        left_out=left_out,
     )
+    _write(model, target, answers, left_out, out)
 
 
 def generate(
@@ -106,21 +108,23 @@ def generate(
 ) -> None:
     """Continue or create music, images, light curves, fields ... and write them."""
     model, source = _open(checkpoint, data, device)
-    how = {
-        "target": target,
-        "given": _names(given),
-        "prompt": prompt,
-        "at": _positions(at),
-        "ahead": ahead,
-        "max_tokens": max_tokens,
-        "samples": max(samples, 1),
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-    }
-    _answer(
-        model, source, limit, out, target, lambda r, i: _one(model.generations, r, seed, i, how)
+    left_out: list[DataError] = []
+    answers = model.generations(
+        _read(source, limit, left_out),
+        target,
+        given=_names(given),
+        prompt=prompt,
+        at=_positions(at),
+        ahead=ahead,
+        max_tokens=max_tokens,
+        samples=max(samples, 1),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        left_out=left_out,
     )
+    _write(model, target, answers, left_out, out)
 
 
 def _open(checkpoint: Path, data: str, device: str | None) -> tuple[LargeObservationModel, Source]:
@@ -133,55 +137,48 @@ def _open(checkpoint: Path, data: str, device: str | None) -> tuple[LargeObserva
     return model, open_named(model.config, data) if data else ListSource([{"id": "new"}])
 
 
-def _one(
-    ask: Callable[..., Iterator[Prediction]], record: Record, seed: int, i: int, how: dict[str, Any]
-) -> Prediction:
-    from lom_core.seeds import mix
-
-    return next(ask([record], seed=mix(seed, i) >> 1, **how))
-
-
-def _answer(
-    model: LargeObservationModel,
-    source: Source,
-    limit: int,
-    out: Path,
-    target: str,
-    ask: Callable[[Record, int], Prediction],
-) -> None:
-    """Ask of each record, write what is answered, and tell what became of the others."""
+def _read(source: Source, limit: int, left_out: list[DataError]) -> Iterator[Record]:
+    """Records until ``limit`` can be answered; ``left_out`` takes those that cannot be read."""
     from lom_core.data import in_stream
+
+    i = 0
+    while in_stream(source, i) and not (limit and i - len(left_out) >= limit):
+        try:
+            yield source[i]
+        except TooManyBadRecords:
+            raise
+        except DataError as error:
+            left_out.append(error)
+        i += 1
+
+
+def _write(
+    model: LargeObservationModel,
+    target: str,
+    answers: Iterable[Prediction],
+    left_out: list[DataError],
+    out: Path,
+) -> None:
+    """Write what is answered, and tell what became of the other records."""
     from lom_core.tables import write_rows
 
     config, rows = model.modalities.get_config(target), []
     folders: set[str] = set()
-    left_out: list[str] = []
-    i = 0
-    while in_stream(source, i) and not (limit and len(folders) >= limit):
-        try:
-            found = ask(source[i], i)
-        except TooManyBadRecords:
-            raise
-        except DataError as error:  # this record cannot be answered; the next one may
-            left_out.append(str(error))
-        else:
-            folder = out / _unused(found.id, folders)
-            folder.mkdir(parents=True, exist_ok=True)
-            for what, value in found.values().items():
-                try:
-                    written = config.write(value, folder / f"{target}-{what}")
-                except BadRecord as error:
-                    typer.echo(f"{found.id}: {what} is not written: {error}", err=True)
-                    continue
-                told = (
-                    value if isinstance(value, str | int | float) and len(str(value)) < 80 else ""
-                )
-                rows.append([found.id, target, what, told, written.relative_to(out)])
-            rows += [[found.id, target, f"p({k})", p, ""] for k, p in found.chances.items()]
-        i += 1
+    for found in answers:
+        folder = out / _unused(found.id, folders)
+        folder.mkdir(parents=True, exist_ok=True)
+        for what, value in found.values().items():
+            try:
+                written = config.write(value, folder / f"{target}-{what}")
+            except BadRecord as error:
+                typer.echo(f"{found.id}: {what} is not written: {error}", err=True)
+                continue
+            told = value if isinstance(value, str | int | float) and len(str(value)) < 80 else ""
+            rows.append([found.id, target, what, told, written.relative_to(out)])
+        rows += [[found.id, target, f"p({k})", p, ""] for k, p in found.chances.items()]
     if not folders:
         first = f": {left_out[0]}" if left_out else ""
-        raise DataError(f"none of {i} records can be answered{first}")
+        raise DataError(f"none of {len(left_out)} records can be answered{first}")
     index = write_rows(out / "index", ["id", "modality", "what", "value", "file"], rows)
     typer.echo(f"{len(rows)} answers of {len(folders)} records: {index}")
     if left_out:
