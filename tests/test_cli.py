@@ -180,6 +180,7 @@ class Failing:
                 "data": DataError("no good\nat all"),
                 "stop": KeyboardInterrupt(),
                 "bug": ZeroDivisionError(),
+                "end": EOFError("of a file"),
             }[how]
 
 
@@ -205,6 +206,9 @@ def test_plugins_add_commands_whose_errors_are_handled_alike(
     assert lom("fail", "stop").code == 130
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         lom("fail", "bug")
+    with pytest.raises(RuntimeError, match="ended early") as caught:  # no bare "Aborted."
+        lom("fail", "end")
+    assert isinstance(caught.value.__cause__, EOFError)
 
 
 def test_a_plugin_whose_commands_fail_leaves_the_others(

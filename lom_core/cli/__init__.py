@@ -45,6 +45,8 @@ class _Lom(TyperGroup):
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+        except EOFError as error:  # click would take it for Ctrl-D and say no more than "Aborted."
+            raise RuntimeError("a file or a pipe ended early") from error
 
 
 def build() -> typer.Typer:
