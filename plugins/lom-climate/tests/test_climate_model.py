@@ -267,6 +267,7 @@ def test_bad_tensors(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_from_samples_to_a_report(tmp_path: Path) -> None:
+    from lom_core.embed import embed_checkpoint, joined
     from lom_core.report import write_report
     from lom_core.train import train
 
@@ -289,3 +290,5 @@ def test_from_samples_to_a_report(tmp_path: Path) -> None:
     assert {"climatology/sst", "persistence/sst"} <= set(result.metrics["val"])
     report = write_report(tmp_path / "run", n_objects=1)
     assert (report.parent / "val_sst_0.png").read_bytes().startswith(b"\x89PNG")
+    table = joined(embed_checkpoint(tmp_path / "run", "val")[0])
+    assert len(table["id"]) > 10 and np.isfinite(table["embedding"]).all()

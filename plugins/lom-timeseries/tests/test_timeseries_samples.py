@@ -135,6 +135,7 @@ def run(tmp_path: Path, modalities: Any, dataset: Any, val: Any, **more: Any) ->
 
 @pytest.mark.parametrize("objective", ["next_token", "astromer_masked"])
 def test_light_curves_train_and_report(tmp_path: Path, objective: str) -> None:
+    from lom_core.embed import embed_checkpoint, joined
     from lom_core.report import write_report
     from lom_core.train import train
 
@@ -150,3 +151,5 @@ def test_light_curves_train_and_report(tmp_path: Path, objective: str) -> None:
     page = write_report(tmp_path / "run", None, 2)
     assert "light_curves" in page.read_text(encoding="utf8")
     assert list(page.parent.glob("*.png"))
+    table = joined(embed_checkpoint(tmp_path / "run", "val")[0])
+    assert np.isfinite(table["embedding"]).all() and len(table["id"]) == len(set(table["id"]))
