@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lom_core.builtin import OneLabel, OneNumber, Prefix
+from lom_core.builtin import OneLabel, OneNumber, Prefix, Ready
 from lom_core.config import RunConfig
 from lom_core.errors import BadRecord, ConfigError, DataError
 from lom_core.modality import ModalityConfig, ModalityRegistry
@@ -46,6 +46,37 @@ def test_what_is_no_number(value: Any) -> None:
 def test_what_is_no_label(value: Any) -> None:
     with pytest.raises(BadRecord, match=r"an unknown label \(.*possible: disc, bulge"):
         OneLabel(labels=("disc", "bulge")).encode(value)
+
+
+def test_labels_that_are_numbers_are_meant_by_them() -> None:
+    """A CSV file's 1 is the label "1", wherever it stands among the labels."""
+    quality = OneLabel(labels=("1", "2", "3"))
+    for value in ("2", 2, np.int64(2)):
+        assert quality.decode(quality.encode(value)) == "2"
+    with pytest.raises(BadRecord, match=r"an unknown label \(0; possible: 1, 2, 3"):
+        quality.encode(0)
+
+
+def test_ready_tokens_that_are_none() -> None:
+    wave, word = Ready(values=2), Ready(vocab=5)
+    empty = wave.encode({"content": np.zeros((0, 2)), "positions": [], "weights": np.zeros((0, 2))})
+    assert len(empty) == 0 and empty.positions.shape == (0, 1)
+    seen = wave.encode(np.ma.masked_equal([[1, 2], [3, 9]], 9))
+    assert seen.weights is not None and seen.weights.tolist() == [[1, 1], [1, 0]]
+    gap = word.encode(np.array([1.0, np.nan, 3.0]))
+    assert gap.content.tolist() == [1, 0, 3] and gap.observed.tolist() == [[True], [False], [True]]
+    for value, reason in (
+        ({"positions": [1, 2]}, "no content"),
+        (3.0, "content: no array of numbers"),
+        ("text", "content: no array of numbers"),
+        ([[1, 2], [3]], "content: no array of numbers"),
+        ({"content": np.zeros((3, 2)), "positions": np.zeros(4)}, "positions of another length"),
+        ({"content": np.zeros((3, 2)), "weights": "all"}, "weights: no array of numbers"),
+    ):
+        with pytest.raises(BadRecord, match=reason):
+            wave.encode(value)
+    with pytest.raises(BadRecord, match="no whole number"):
+        word.encode(np.array([1.0, 1.5]))
 
 
 def table(tmp_path: Path, text: str, **options: Any) -> Any:

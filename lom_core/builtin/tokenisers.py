@@ -39,24 +39,40 @@ class Ready(Tokeniser, kind="ready"):
         return self.coordinates
 
     def encode(self, value: Any) -> Tokens:
-        """Tokens from Tokens, an array (n, w) or (n,), or a mapping of arrays."""
+        """Tokens from Tokens, an array (n, w) or (n,), or a mapping of arrays.
+
+        Without weights, what is NaN or masked was not observed.
+
+        Errors:
+            BadRecord: no content, no numbers, other numbers of rows, or a discrete token that is
+                no whole number.
+        """
         if isinstance(value, Tokens):
             return value
         parts = value if isinstance(value, Mapping) else {"content": value}
-        content = np.asarray(parts["content"])
+        if parts.get("content") is None:
+            raise BadRecord("no content", detail=f"it has {', '.join(map(str, parts))[:100]}")
+        content = _numbers(parts["content"], "content")
+        n = len(content)
+        positions, weights = (
+            None if parts.get(what) is None else _rows(_numbers(parts[what], what), what, n)
+            for what in ("positions", "weights")
+        )
+        if positions is None:
+            positions = np.arange(n, dtype=np.float32)[:, None]
+        observed = ~np.ma.getmaskarray(content)
+        content = np.ma.getdata(content)
+        if content.dtype.kind == "f":
+            observed &= np.isfinite(content)
+        if weights is None and not observed.all():
+            weights = _rows(observed, "weights", n)
         if self.vocab:
-            content = content.astype(np.int64)
+            numbers = np.where(observed, content, 0).astype(np.int64)
+            if (observed & (numbers != content)).any():
+                raise BadRecord("a token that is no whole number")
+            content = numbers
         elif content.ndim == 1 and self.values == 1:
             content = content[:, None]
-        positions = parts.get("positions")
-        if positions is None:
-            positions = np.arange(len(content))
-        positions = np.asarray(positions, dtype=np.float32).reshape(len(content), -1)
-        weights = parts.get("weights")
-        if weights is not None:
-            weights = np.asarray(weights, dtype=np.float32).reshape(len(content), -1)
-        if weights is None and content.dtype.kind == "f" and not np.isfinite(content).all():
-            weights = np.isfinite(content).astype(np.float32)
         return Tokens(content, positions, weights)
 
     def decode(self, tokens: Tokens) -> dict[str, Array]:
@@ -65,11 +81,31 @@ class Ready(Tokeniser, kind="ready"):
         return parts if tokens.weights is None else {**parts, "weights": tokens.weights}
 
 
+def _numbers(values: Any, what: str) -> Array:
+    """(n, ...) as stored, its mask kept; BadRecord for anything else."""
+    try:
+        found: Array = np.ma.asanyarray(values)
+    except (TypeError, ValueError) as error:
+        raise BadRecord(f"{what}: no array of numbers", detail=str(error)[:100]) from None
+    if found.ndim == 0 or found.dtype.kind not in "biuf":
+        told = f"{found.dtype} of shape {found.shape}"
+        raise BadRecord(f"{what}: no array of numbers", detail=told)
+    return found
+
+
+def _rows(values: Array, what: str, n: int) -> Array:
+    """(n, k) float32 of (n,) or (n, ...); what is masked is NaN."""
+    if len(values) != n:
+        raise BadRecord(f"{what} of another length", detail=f"{len(values)} for {n} tokens")
+    found = np.ma.filled(values.astype(np.float32), np.nan)
+    return np.asarray(found.reshape(n, int(np.prod(values.shape[1:]))))
+
+
 class OneNumber(Tokeniser, kind="one_number"):
     """A number as one token: a redshift, a mass, a station's altitude.
 
     The value is a number, or ``{"value": ..., "error": ...}``. A single error cannot be a weight
-    relative to others, so it is only checked. Decoding is exact in float32.
+    relative to others: it is not used. Decoding is exact in float32.
     """
 
     @property
@@ -94,7 +130,8 @@ class OneLabel(Tokeniser, kind="one_label"):
     """One of a fixed list of labels, as one token.
 
     Args:
-        labels: in the order of their numbers. Numbers themselves are taken too.
+        labels: in the order of their numbers. Those are taken too, unless a label is a whole
+            number itself: among labels 1, 2, 3 the number 2 is the second, not the third.
     """
 
     labels: tuple[str, ...] = Field(min_length=2)
@@ -111,11 +148,15 @@ class OneLabel(Tokeniser, kind="one_label"):
     def fixed_positions(self) -> Array:
         return np.zeros((1, 1), np.float32)
 
+    @property
+    def _numbers(self) -> bool:
+        return any(label.strip().lstrip("+-").isdecimal() for label in self.labels)
+
     def encode(self, value: Any) -> Tokens:
         value = value.item() if isinstance(value, np.generic) else value
-        if isinstance(value, str) and value in self.labels:
-            number = self.labels.index(value)
-        elif isinstance(value, int) and 0 <= value < len(self.labels):
+        if str(value) in self.labels:
+            number = self.labels.index(str(value))
+        elif isinstance(value, int) and 0 <= value < len(self.labels) and not self._numbers:
             number = value
         else:
             told = f"{value!r}; possible: {', '.join(self.labels)}"
