@@ -84,6 +84,8 @@ class Component(BaseModel):
             return handler(value)
         fields = dict(value)
         kind = fields.pop("kind", cls.kind)
+        if not isinstance(kind, str | None):
+            raise ConfigError(f"kind: {kind!r} is no name of a kind; {KINDS.installed(cls.role)}")
         if not kind and cls.__subclasses__() and _is_role(cls):
             raise ConfigError(f"{_a(cls.role)} needs a kind; {KINDS.installed(cls.role)}")
         family, _, argument = kind.partition(":")
@@ -116,6 +118,8 @@ def _import(base: type[Component], path: str, fields: Mapping[str, Any]) -> Any:
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
+    except (TypeError, ValueError):  # a relative name, or none
+        raise ConfigError(f"{path} is no import path: write package.module:Class") from None
     except ModuleNotFoundError as error:
         if error.name != module_name.split(".")[0] and error.name != module_name:
             raise  # the module was found, something that it imports was not

@@ -128,6 +128,8 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
             raise BadRecord("weights that are negative or not finite")
         if not weights.any():
             raise BadRecord("no observed value")
+    if content.dtype.kind not in "biuf":
+        raise BadRecord("content that is no number", detail=str(content.dtype))
     observed = tokens.observed
     if discrete:
         inside = (content >= 0) & (content < tokeniser.vocab_size)
@@ -135,17 +137,23 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
             raise BadRecord("a token outside the vocabulary", detail=f"of {tokeniser.vocab_size}")
         content = np.where(inside, content, 0).astype(np.int64)
     elif weights is not None or content.dtype.kind == "f":
-        if not (np.isfinite(content) | ~observed).all():
-            raise BadRecord("an observed value that is not finite (give it weight 0)")
+        if not (np.isfinite(_float32(content)) | ~observed).all():
+            raise BadRecord("an observed value that is not finite in float32 (give it weight 0)")
         content = np.where(observed, content, content.dtype.type(0))
-    finite = np.isfinite(tokens.positions)
+    positions = _float32(tokens.positions)
+    finite = np.isfinite(positions)
     if not (finite | ~observed.any(axis=1, keepdims=True)).all():
         raise BadRecord("a position that is not finite")
-    positions = np.where(finite, tokens.positions, 0).astype(np.float32)
+    positions = np.where(finite, positions, np.float32(0))
     problem = config.position.check(positions)
     if problem:
         raise BadRecord(problem)
     return Tokens(content, positions, None if weights is None else weights.astype(np.float32))
+
+
+def _float32(values: Array) -> Array:
+    with np.errstate(over="ignore"):  # beyond it is inf
+        return values.astype(np.float32, copy=False)
 
 
 @dataclass
@@ -218,9 +226,7 @@ class Lane:
         self.tally = Tally()
         self.pool: list[tuple[int, Observation]] = []
         for number in state.carried:  # counted when they were read first
-            found = self._observe(number)
-            assert found is not None, "a record that was read before can be read again"
-            self.pool.append((number, found))
+            self._observe(number)
 
     def __iter__(self) -> Iterator[LaneRow]:
         while True:
@@ -261,22 +267,22 @@ class Lane:
             if not self.plan.has(number, self.reader.source):
                 return False
             self.next += 1
-            observation = self._observe(number, count=True)
-            if observation is not None:
-                self.pool.append((number, observation))
+            self.tally.seen += 1
+            if self._observe(number):
                 return True
         self.tally.check(0.0)  # raises: the loader would wait for this lane for ever
         return False
 
-    def _observe(self, number: int, count: bool = False) -> Observation | None:
+    def _observe(self, number: int) -> bool:
+        """Read a sample into the pool; False if it cannot be used, which is noted."""
         index, seed = self.plan.record(number, self.reader.source)
-        self.tally.seen += count
+        dropout = self.plan.dropout(number, self.reader.registry)
         try:
-            return self.reader.read(index, seed, self.plan.dropout(number, self.reader.registry))
+            self.pool.append((number, self.reader.read(index, seed, dropout)))
         except BadRecord as error:
-            if count:
-                self.tally.note(error)
-            return None
+            self.tally.note(error)
+            return False
+        return True
 
 
 @dataclass(frozen=True)

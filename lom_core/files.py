@@ -67,7 +67,7 @@ class FileSource:
         for path in paths:
             rows = 1 if path is None else dataset.count(path)
             self.items += [(path, row) for row in range(rows)]
-        self.many_rows = len(self.items) > len(paths)
+        self.many_rows = any(row for _, row in self.items)
 
     def __len__(self) -> int:
         return len(self.items)

@@ -62,9 +62,9 @@ class Draw:
         return torch.randn(like.shape, generator=self.generator, device=like.device)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Numbers in (0, 1) of a tensor's shape."""
-        tiny = torch.finfo(torch.float32).tiny
-        return torch.rand(like.shape, generator=self.generator, device=like.device).clamp(tiny)
+        """Numbers in (0, 1) of a tensor's shape, in steps of 2^-24; half a step for 0."""
+        drawn = torch.rand(like.shape, generator=self.generator, device=like.device)
+        return drawn.clamp(2.0**-25)
 
 
 class HeadModule(nn.Module):

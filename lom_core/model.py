@@ -81,7 +81,6 @@ class Parts(nn.Module):
         if self.discrete:
             cast(CategoricalHead, self.head).fit(content[weights[:, 0] > 0])
             self.scale.fitted.fill_(True)
-            self.scale.fitted.fill_(True)
         else:
             self.scale.fit(content, weights, positions)
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from lom_core.errors import DataError
 from lom_core.roles import Array
 
+RESOLUTION = float(np.finfo(np.float32).eps)  # relative
+
 
 class ScaleModule(nn.Module):
     """y = (warp(x) - shift) / spread, and its inverse. Subclasses say what ``warp`` is."""
@@ -77,7 +79,9 @@ class ScaleModule(nn.Module):
         warped = self.warp_channel(values, every)
         spread = float(warped.std(correction=0))
         self.shift[every] = float(warped.mean())
-        self.spread[every] = spread if spread > 0 else 1.0  # a constant channel stays constant
+        # A constant channel stays constant; what float32 cannot tell apart, and rounding, is one.
+        told = spread > RESOLUTION * float(warped.abs().max())
+        self.spread[every] = spread if told else 1.0
 
     def warp_channel(self, values: Tensor, every: slice) -> Tensor:
         return values

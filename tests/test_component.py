@@ -41,6 +41,8 @@ def test_a_kind_a_mapping_and_an_instance_are_the_same() -> None:
         ({"kind": "galaxy_nothing"}, r"unknown position 'galaxy_nothing'"),
         ("no_such_module:X", r"no module named 'no_such_module'; it must be importable from here"),
         ("json:Dekoder", r"json has no 'Dekoder'"),
+        ("..json:Decoder", r"\.\.json:Decoder is no import path: write package.module:Class"),
+        ({"kind": 5}, r"kind: 5 is no name of a kind; installed: .*fourier"),
         (
             "json:JSONDecoder",
             r"json:JSONDecoder is no position: make it a subclass of lom_core.Position",

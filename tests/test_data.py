@@ -172,6 +172,16 @@ def test_a_longer_observation_is_cropped_and_counted() -> None:
     assert len({int(crop({"x": x}, 20, seed=s)["x"].content[0, 0]) for s in range(30)}) > 3
 
 
+def test_a_record_that_went_bad_while_the_run_rested_is_counted() -> None:
+    plan = LanePlan(lanes=1, block_size=16, seed=0)
+    state = rows_of(Lengths([5] * 40), plan, 0, 1)[0].state
+    assert state.carried
+    gone = [5] * 40
+    gone[int(state.carried[0])] = 0
+    (row,) = rows_of(Lengths(gone), plan, 0, 1, state)
+    assert row.tally.bad == {"empty": 1} and len(row.row.ids) == 2
+
+
 def test_a_lane_of_bad_records_gives_up() -> None:
     plan = LanePlan(lanes=1, block_size=16, seed=0)
     with pytest.raises(TooManyBadRecords, match="1000 of 1000"):
@@ -291,7 +301,12 @@ def tokens(**changes: Any) -> Tokens:
             {"content": np.array([[1], [np.nan], [2]], np.float32)},
             "an observed value that is not finite",
         ),
+        ({"content": np.full((3, 1), 1e300)}, "not finite in float32"),
+        ({"content": np.full((3, 1), 1j)}, r"content that is no number \(complex128"),
+        ({"content": np.full((3, 1), "a")}, r"content that is no number \(<U1"),
         ({"positions": np.full((3, 1), np.inf, np.float32)}, "a position that is not finite"),
+        ({"positions": np.full((3, 1), 1e300)}, "a position that is not finite"),
+        ({"positions": np.full((3, 1), 0.7, np.float32)}, "a position that is no whole number"),
         (
             {"positions": np.full((3, 1), 500, np.float32)},
             "a position outside the index table of 500",

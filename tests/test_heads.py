@@ -59,6 +59,14 @@ def test_samples_follow_the_distribution(kind: Any) -> None:
     assert torch.allclose(cold, head.point(h), atol=1e-6)
 
 
+def test_the_rarest_draw_is_no_impossible_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.rand is exactly 0 once in 2^24 draws: as likely a t beyond 150 as that."""
+    monkeypatch.setattr(torch, "rand", lambda size, **_: torch.zeros(size))
+    head = build({"kind": "student_t", "dof": 4.0})
+    centre, scale = head.distribution(H)  # type: ignore[operator]
+    assert ((head.sample(H, Draw()) - centre) / scale).abs().max() < 200
+
+
 @pytest.mark.parametrize("kind", SPREAD, ids=str)
 def test_crps_is_the_integral_over_the_cdf(kind: Any) -> None:
     head, grid = build(kind, width=1), torch.linspace(-60, 60, 60_001)

@@ -76,6 +76,8 @@ def test_arcsinh_is_linear_in_the_noise_and_keeps_brightness(rng: np.random.Gene
 def test_a_constant_channel_stays_finite(kind: str) -> None:
     content = np.zeros((10, 1), np.float32)
     assert torch.isfinite(fitted(kind, content)(torch.zeros(1, 1))).all()
+    rounded = fitted(kind, np.full((1000, 1), 0.1))  # their standard deviation rounds to 3e-17
+    assert rounded(torch.tensor([[0.101]])).abs() < 1
 
 
 def test_scales_that_cannot_be_fitted() -> None:

@@ -106,6 +106,14 @@ def test_files_with_many_records_name_the_row(folder: Path) -> None:
         source[2]
 
 
+def test_ids_differ_beside_a_file_without_records(folder: Path) -> None:
+    (folder / "c.num").write_text("7\n8\n")
+    (folder / "none.num").write_text("")
+    paths = [str(folder / name) for name in ("none.num", "c.num")]
+    source = Rows(paths=paths).build(REGISTRY)
+    assert [source[i]["id"] for i in range(len(source))] == ["c.num#0", "c.num#1"]
+
+
 def test_the_files_modality_must_be_one_of_the_run(folder: Path) -> None:
     with pytest.raises(ConfigError, match="unknown modality 'z'"):
         Numbers(paths=str(folder), modality="z").build(REGISTRY)

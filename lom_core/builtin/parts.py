@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from lom_core.errors import ConfigError
@@ -62,7 +63,7 @@ class Index(Position, kind="index"):
     """A learned vector for each position 0, 1, 2 ... (first coordinate).
 
     Args:
-        max_positions: size of the table; a position beyond it is a bad record.
+        max_positions: size of the table; a position beyond it, or between two, is a bad record.
     """
 
     max_positions: int = Field(default=4096, ge=1)
@@ -71,6 +72,8 @@ class Index(Position, kind="index"):
         first = positions[:, 0]
         if len(first) and not (first.min() >= 0 and first.max() < self.max_positions):
             return f"a position outside the index table of {self.max_positions} (max_positions)"
+        if (first != np.floor(first)).any():
+            return "a position that is no whole number, as 'index' needs them (embed_pos: false)"
         return ""
 
     def build(self, n_embd: int, pos_width: int) -> nn.Module:
