@@ -84,7 +84,8 @@ class Component(BaseModel):
             return handler(value)
         fields = dict(value)
         kind = fields.pop("kind", cls.kind)
-        if not isinstance(kind, str | None):
+        kind = "" if kind is None else kind
+        if not isinstance(kind, str):
             raise ConfigError(f"kind: {kind!r} is no name of a kind; {KINDS.installed(cls.role)}")
         if not kind and cls.__subclasses__() and _is_role(cls):
             raise ConfigError(f"{_a(cls.role)} needs a kind; {KINDS.installed(cls.role)}")
