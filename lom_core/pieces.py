@@ -98,7 +98,9 @@ def _common(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
 
 def _cast(column: Array, dtype: np.dtype[Any]) -> Array:
     if dtype.kind == "U" and column.dtype.kind == "f":
-        return np.array(["" if np.isnan(v) else f"{v:g}" for v in column], dtype=dtype)
+        # Whole numbers as they are written: in a column with gaps they became floats.
+        told = [str(v).removesuffix(".0") for v in column]
+        return np.array(["" if text == "nan" else text for text in told], dtype=dtype)
     return column.astype(dtype, copy=False)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from lom_core.errors import BadRecord, ConfigError, DataError, nearest
 from lom_core.modality import ModalityRegistry
 from lom_core.roles import Array, Record, Source, Tokens
+from lom_core.tables import read_rows
 
 
 def open_user_dataset(
@@ -64,7 +64,9 @@ class UserSource:
             )
         record = {name: _modality(item, name) for name in self.names if item.get(name) is not None}
         others = {k: v for k, v in item.items() if k not in self.names and is_label(v)}
-        return {**others, **record, "id": str(item.get("id", item.get("idx", index)))}
+        name = item.get("id", item.get("idx", index))
+        name = name.item() if hasattr(name, "detach") and name.ndim == 0 else name  # a tensor
+        return {**others, **record, "id": str(name)}
 
 
 def is_label(value: Any) -> bool:
@@ -133,11 +135,7 @@ def open_table(
         DataError: no such file, no such column (lists what there is), a row of another length, or
             no row that ``where`` lets through.
     """
-    try:
-        with Path(path).expanduser().open(newline="", encoding="utf8") as file:
-            rows = list(csv.DictReader(file, restkey="", restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    rows = read_rows(path)
     known = [] if not rows else [name for name in rows[0] if name]
     for column in (*columns.values(), *where, *([id_column] if id_column else [])):
         if column not in known:
@@ -148,25 +146,21 @@ def open_table(
     chosen = [row for row in rows if all(row[k] == v for k, v in where.items())]
     if not chosen:
         raise DataError(f"{path}: none of {len(rows)} rows has {dict(where)}")
+    cells = {name: _typed([row[column] for row in chosen]) for name, column in columns.items()}
     records = []
     for number, row in enumerate(chosen):
-        cells = {name: _cell(row[column]) for name, column in columns.items()}
-        record = {name: value for name, value in cells.items() if value is not None}
+        record = {name: held[number] for name, held in cells.items() if held[number] is not None}
         records.append({**record, "id": row[id_column] if id_column else str(number)})
     return ListSource(records)
 
 
-def _cell(text: str) -> Any:
-    """A number, text, or None for what was not observed."""
-    if text.strip().lower() in ("", "-", "nan"):
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        try:
-            return float(text)
-        except ValueError:
-            return text
+def _typed(cells: Sequence[str]) -> list[Any]:
+    """A column as numbers if all of its cells are, else as text; None for what was not observed."""
+    held = [None if cell.strip().lower() in ("", "-", "nan") else cell for cell in cells]
+    for number in (int, float):
+        with suppress(ValueError):
+            return [None if cell is None else number(cell) for cell in held]
+    return held
 
 
 class ListSource:

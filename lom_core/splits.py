@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from lom_core.embeddings import Embeddings
 from lom_core.errors import ConfigError, DataError, nearest
 from lom_core.measures import Task
 from lom_core.roles import Array
+from lom_core.tables import read_rows
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,11 @@ class Labels:
 
 
 def _read_catalogue(path: Path, ids: Array) -> dict[str, Array]:
-    try:
-        with path.open(newline="", encoding="utf8") as file:
-            rows = list(csv.DictReader(file, restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    rows = read_rows(path)
     columns = [name for name in rows[0] if name] if rows else []
     if "id" not in columns:
         raise DataError(f"{path} needs a column 'id'; it has: {', '.join(columns) or 'no row'}")
-    by_id: Mapping[str, Mapping[str, Any]] = {row["id"]: row for row in rows}
+    by_id = {row["id"]: row for row in rows}
     if len(by_id) < len(rows):
         raise DataError(f"{path}: {len(rows) - len(by_id)} of {len(rows)} rows repeat an id")
     if not any(i in by_id for i in ids):

@@ -1,4 +1,4 @@
-"""Tables of tokens: what a modality without a file format of its own is written as."""
+"""CSV tables: what a modality without a file format of its own is written as, and labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lom_core.errors import ConfigError
+from lom_core.errors import ConfigError, DataError
 from lom_core.roles import Array
 
 
@@ -46,6 +46,25 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
     return path
 
 
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a CSV file by the names in its first line; lines without a cell are none.
+
+    Errors:
+        DataError: it cannot be read, or a row has another number of cells than there are names.
+    """
+    try:
+        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            names = next(reader, [])
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    for line, row in rows:
+        if len(row) != len(names):
+            raise DataError(f"{path} line {line} has {len(row)} cells, its first line {len(names)}")
+    return [dict(zip(names, row, strict=True)) for _, row in rows]
+
+
 def read_positions(path: str | Path) -> Array:
     """(n, p) float32 from a CSV file: a position a line; a first line without numbers names them.
 
@@ -53,7 +72,7 @@ def read_positions(path: str | Path) -> Array:
         ConfigError: no such file, no line, lines of different lengths, something that is no number.
     """
     try:
-        with Path(path).open(newline="", encoding="utf8") as file:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lom_core.embeddings import open_embeddings, write_embeddings
 from lom_core.errors import ConfigError, DataError
-from lom_core.pieces import ROWS
+from lom_core.pieces import ROWS, join
 from lom_core.roles import Array
 
 
@@ -89,6 +89,12 @@ def test_labels_may_come_late_and_turn_into_text(ending: str, tmp_path: Path) ->
     assert np.isnan(got["embedding"][n : 2 * n]).all()
     np.testing.assert_array_equal(got["embedding"][2 * n :], vector[2 * n :])
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "nothing is left behind"
+
+
+def test_numbers_that_turn_into_text_keep_their_digits() -> None:
+    parts = [np.array([12345678.0, np.nan, 0.1]), np.array(["NGC 1"]), np.array([3], np.int64)]
+    found = join(list(parts), [3, 1, 1])
+    assert found.tolist() == ["12345678", "", "0.1", "NGC 1", "3"]
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:

@@ -97,6 +97,13 @@ def test_a_table_of_labels(tmp_path: Path) -> None:
         {"id": "c"},
     ]
     assert len(table(tmp_path, TEXT, where={"split": "val"})) == 1
+    names = table(tmp_path, "Z,class\n1,007\n0.5,disc\n")  # a column is numbers, or it is text
+    assert [(names[i]["redshift"], names[i]["shape"]) for i in (0, 1)] == [
+        (1, "007"),
+        (0.5, "disc"),
+    ]
+    excel = table(tmp_path, "\ufeffZ,class\n0.1,disc\n")  # which begins with a mark
+    assert excel[0] == {"redshift": 0.1, "shape": "disc", "id": "0"}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +112,8 @@ def test_a_table_of_labels(tmp_path: Path) -> None:
         (TEXT, {"columns": {"redshift": "z"}}, r"no column 'z'; it has: name, Z, class, split"),
         (TEXT, {"where": {"split": "test"}}, r"none of 3 rows has \{'split': 'test'\}"),
         ("", {}, r"no column 'Z'; it has: no row"),
+        ("name,Z,class\na,0.1,disc\nb,0,2,disc\n", {}, r"line 3 has 4 cells, its first line 3"),
+        ("name,Z,class\na,0.1\n", {}, r"line 2 has 2 cells, its first line 3"),
     ],
 )
 def test_a_table_that_does_not_fit(
