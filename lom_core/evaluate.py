@@ -18,7 +18,7 @@ from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally, in_stream
 from lom_core.device import autocast, pick_device
 from lom_core.distributed import World
-from lom_core.errors import BadRecord
+from lom_core.errors import BadRecord, PluginError
 from lom_core.heads import CategoricalHead
 from lom_core.loader import eval_batches, open_sources, share_of
 from lom_core.model import Lom, Parts
@@ -87,7 +87,20 @@ def evaluate(
 
 
 def _add(sums: dict[str, RecordSums], name: str, found: RecordSums) -> None:
-    sums[name] = sums[name] + found if name in sums else found
+    if name in sums:
+        _same_predictors(name, sums[name].names, found.names)
+        found = sums[name] + found
+    sums[name] = found
+
+
+def _same_predictors(name: str, one: Sequence[str], two: Sequence[str]) -> None:
+    """PluginError where a modality's predictors come and go with its observations."""
+    if list(one) != list(two):
+        told = ", ".join(sorted(set(one) ^ set(two))) or "their order"
+        raise PluginError(
+            f"predictors() of modality '{name}' must give the same names for every observation, "
+            f"with NaN (-1 when discrete) where there is no guess; what differs: {told}"
+        )
 
 
 def _metrics(sums: Mapping[str, RecordSums], model: Lom) -> Metrics:
@@ -189,9 +202,15 @@ def _field_guesses(model: Lom, batch: Batch, name: str) -> dict[str, Tensor]:
     borders = np.flatnonzero(np.diff(owner)) + 1
     found: dict[str, list[Array]] = defaultdict(list)
     for part in np.split(np.arange(len(owner)), borders):
-        for baseline, guess in config.predictors(
-            Tokens(content[part], positions[part], weights[part])
-        ).items():
+        guesses = config.predictors(Tokens(content[part], positions[part], weights[part]))
+        if part[0]:
+            _same_predictors(name, list(found), list(guesses))
+        for baseline, guess in guesses.items():
+            if guess.shape != content[part].shape:
+                raise PluginError(
+                    f"predictors() of modality '{name}': '{baseline}' is {guess.shape}, the "
+                    f"tokens' content {content[part].shape}"
+                )
             found[baseline].append(guess)
     return {k: torch.from_numpy(np.concatenate(v)).to(span.slots.device) for k, v in found.items()}
 

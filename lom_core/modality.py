@@ -110,9 +110,9 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
             tokens: of one observation.
 
         Returns:
-            name -> (n, w) content guessed for each token from earlier ones, in stored units. NaN
-            where there is no guess: the training mean stands there. (n,) int64 when discrete, -1
-            where there is none.
+            name -> (n, w) content guessed for each token from earlier ones, in stored units, the
+            same names for every observation. NaN where there is no guess: the training mean
+            stands there. (n,) int64 when discrete, -1 where there is none.
         """
         return {}
 

@@ -12,9 +12,12 @@ import torch
 from lom_core import ModalityConfig, ModalityRegistry, Objective, Scale, Tokens, checkpoint
 from lom_core.batch import Batch, Observation, Span, pack_row
 from lom_core.config import ModelConfig, RunConfig
+from lom_core.data import Reader
+from lom_core.errors import PluginError
 from lom_core.evaluate import (
     Metrics,
     error_scores,
+    evaluate,
     examples,
     previous_token,
     record_sums,
@@ -26,6 +29,9 @@ from lom_core.evaluate import (
 from lom_core.model import Lom, Parts
 from lom_core.roles import Array
 from lom_core.scaling import ZScoreScale
+from lom_core.sources import ListSource
+from lom_core.testing import Subject
+from lom_core.testing.checks import check_predictors_guess_from_before
 from lom_core.train import train
 
 
@@ -100,6 +106,48 @@ def test_the_fields_own_predictors_and_means_stand_beside_the_model() -> None:
     )
     assert float(losses["previous_token"].sum()) == pytest.approx((4 + 4 + 0 + 16 + 4 + 4) / 2)
     assert list(losses) == ["climatology", "previous_token", "persistence"]
+
+
+class ComesAndGoes(TwoPlaces):
+    """No persistence for a curve that is too short for it."""
+
+    def predictors(self, tokens: Tokens) -> dict[str, Array]:
+        return super().predictors(tokens) if len(tokens) > 2 else {}
+
+
+class OneColumn(TwoPlaces):
+    def predictors(self, tokens: Tokens) -> dict[str, Array]:
+        return {"persistence": super().predictors(tokens)["persistence"][:, 0]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(ComesAndGoes, r"'t' must give the same names .*: persistence"), (OneColumn, r"is \(4,\)")],
+)
+def test_predictors_that_break_their_promise_are_told(
+    kind: type[ModalityConfig], message: str
+) -> None:
+    long, short = observe(10.0, 100.0, 12.0, 96.0), observe(14.0, 104.0)
+    modality = kind(name="t", input_size=1)
+    for several in ((long, short), (short, long)):
+        with pytest.raises(PluginError, match=message if len(several[0]) == 4 else "predictors"):
+            trivial_losses(*model_and_batch(modality, *several), "t")
+    with pytest.raises(AssertionError, match=r"persistence|is \(4,\)"):
+        check_predictors_guess_from_before(Subject(modality, [long, short, long]))
+
+
+def test_one_batch_after_the_other_has_the_same_predictors(
+    make_run: Callable[..., RunConfig],
+) -> None:
+    modality = ComesAndGoes(name="t", input_size=1)
+    model, _ = model_and_batch(modality, observe(10.0, 100.0, 12.0, 96.0))
+    config = make_run().model_copy(update={"modalities": {"t": modality}})
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"block_size": 6, "batch_size": 1})}
+    )
+    records = [{"t": observe(10.0, 100.0, 12.0, 96.0)}, {"t": observe(14.0, 104.0)}]
+    with pytest.raises(PluginError, match="what differs: persistence"):
+        evaluate(model, Reader(ListSource(records), model.registry, 6), config)
 
 
 def test_what_is_hidden_is_nobodys_guess() -> None:

@@ -209,6 +209,21 @@ def check_places_follow_from_contents(subject: Subject) -> None:
         assert np.allclose(told, told[:1]), "places() and the positions of encode() differ"
 
 
+def check_predictors_guess_from_before(subject: Subject) -> None:
+    """``predictors`` names the same guesses for every observation, each from earlier tokens."""
+    guess_of, names = subject.modality.predictors, None
+    for tokens in subject.tokens():
+        half = tokens[: (len(tokens) + 1) // 2]
+        found, before = guess_of(tokens), guess_of(half)
+        names = list(found) if names is None else names
+        assert list(found) == list(before) == names, f"{list(found)}, elsewhere {names}"
+        for name, guess in found.items():
+            shape = tokens.content.shape
+            assert guess.shape == shape, f"'{name}' is {guess.shape}, the content {shape}"
+            same = np.array_equal(guess[: len(half)], before[name], equal_nan=True)
+            assert same, f"'{name}' changes with what comes later"
+
+
 def check_packed_equals_unpacked(subject: Subject) -> None:
     """Losses do not depend on what stands beside an observation, nor on the order."""
     model, rows = _model_and_rows(subject)
