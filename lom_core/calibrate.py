@@ -150,7 +150,11 @@ def calibrate(
     tally = Tally()
     fitted, _ = score(model, fit, tally)
     tested, tokens = score(model, test, tally)
-    corrections = {n: Correction.fit(s.outside, s.levels, s.record) for n, s in fitted.items()}
+    corrections = {
+        n: Correction.fit(s.outside, s.levels, s.record)
+        for n, s in fitted.items()
+        if s.levels  # a head of quantiles on one side of the median tells no interval
+    }
     return Result(corrections, fitted, tested, tokens, told, tally)
 
 

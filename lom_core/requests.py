@@ -37,6 +37,7 @@ class Requests:
         self.block_size = config.data.block_size
 
     def known(self, target: str, given: Sequence[str] | None) -> None:
+        """ConfigError unless training had these modalities and asked for the target."""
         for name in (target, *(given or ())):
             self.registry.get_config(name)
             if not self.lom.part(name).seen:
@@ -53,6 +54,7 @@ class Requests:
             )
 
     def levels(self, target: str, levels: Sequence[float]) -> None:
+        """ConfigError unless the target can be answered with these quantiles."""
         if not levels:
             return
         part = self.lom.part(target)
@@ -77,6 +79,12 @@ class Requests:
                 else f"samples={samples} must be 0 or more"
             )
 
+    def amount(self, samples: int, max_tokens: int | None) -> None:
+        """ConfigError for no continuation, or none of any length."""
+        if samples < 1 or (max_tokens is not None and max_tokens < 1):
+            told = "" if max_tokens is None else f", max_tokens={max_tokens}"
+            raise ConfigError(f"samples={samples}{told}: each must be 1 or more")
+
     def given(
         self,
         record: Record,
@@ -84,6 +92,8 @@ class Requests:
         target: str,
         given: Sequence[str] | None,
     ) -> dict[str, Tokens]:
+        """The tokens that are shown, all but the target's if None; DataError lists what there is
+        where one is missing."""
         names = [name for name in tokens if name != target] if given is None else given
         for name in names:
             if name not in tokens:
@@ -101,6 +111,11 @@ class Requests:
         shown: Mapping[str, Tokens],
         at: Any,
     ) -> Where:
+        """Where the target is asked for: at ``at``, by its encoder, or where the record has it.
+
+        Errors:
+            DataError: nothing tells. ConfigError: positions that cannot be asked for.
+        """
         if at is not None:
             return self.positions(target, at)
         encoder = self.encoders[target]
@@ -124,6 +139,11 @@ class Requests:
         at: Any,
         ahead: float | None,
     ) -> Where:
+        """Where the target goes on after ``before``; ``rest`` is what the prompt left out.
+
+        Errors:
+            As :meth:`where`.
+        """
         config, encoder = self.registry.get_config(target), self.encoders[target]
         if at is not None:
             return self.positions(target, at)

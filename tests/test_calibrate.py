@@ -19,6 +19,7 @@ from lom_core.calibrate import Tokenwise, calibrate
 from lom_core.conformal import FILE, LEVELS, Correction, levels_of, quantiles, scores
 from lom_core.evaluate import validation_readers
 from lom_core.heads import HeadModule
+from lom_core.runfile import override
 from lom_core.sources import ListSource
 from lom_core.train import train
 
@@ -152,6 +153,18 @@ def test_predictions_are_corrected_once_calibrated(make_run: Callable[..., RunCo
         assert stretched == pytest.approx(np.full(stretched.shape, factor), rel=1e-3)
     with pytest.raises(DataError, match="1 record"):
         calibrate(model, ListSource([record]), None, ("", ""))
+
+
+def test_a_head_without_intervals_is_left_as_it_is(make_run: Callable[..., RunConfig]) -> None:
+    head = {"kind": "quantile", "levels": [0.5, 0.9]}
+    config = override(make_run(data={"val_fraction": 0.5}), [f"wave.head={json.dumps(head)}"])
+    train(config)
+    model = lom_core.load(config.system.out_dir)
+    source = validation_readers(model.config)[1]["val"].source
+    calibration.save(model, calibrate(model, source, None, ("half", "half")))
+    calibrated = lom_core.load(config.system.out_dir)
+    answer = calibrated.predict(source[0], target="wave", quantiles=(0.5, 0.9))
+    assert set(answer[0].bounds) == {0.5, 0.9}
 
 
 def test_a_correction_belongs_to_its_weights(make_run: Callable[..., RunConfig]) -> None:

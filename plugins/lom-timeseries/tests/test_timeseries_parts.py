@@ -116,6 +116,11 @@ def test_curves_that_cannot_be_used(value: Any, fields: Any, reason: str) -> Non
 def test_bands_by_number_and_as_array() -> None:
     tokens = encode({"time": [0, 1], "value": [1, 2], "band": [1, 0]}, bands=("g", "r"))
     assert tokens.positions[:, 1].tolist() == [1, 0]
+    for named in ([1.0, 2.0], [1, 2], ["1", "2"]):  # as ZTF's filters are: no places in a list
+        found = encode({"time": [0, 1], "value": [1, 2], "band": named}, bands=("1", "2", "3"))
+        assert found.positions[:, 1].tolist() == [0, 1]
+    with pytest.raises(BadRecord, match="a band that the config does not list"):
+        encode({"time": [0], "value": [1], "band": [0]}, bands=("1", "2", "3"))
     assert encode(np.array([[0.0, 5.0, 0.1], [1.0, 6.0, 0.2]])).content[:, 0].tolist() == [5, 6]
     with pytest.raises(ValidationError, match="bands must differ"):
         LightCurveEpochs(bands=("g", "g"))

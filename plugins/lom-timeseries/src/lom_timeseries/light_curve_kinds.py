@@ -43,7 +43,8 @@ class LightCurveEpochs(Tokeniser, kind="light_curve_epochs"):
     2^-24 (normalised: to 2^-22 of the curve's largest absolute value), NaN where the weight is 0.
 
     Args:
-        bands: names, in the order of their numbers. Empty: one band, whatever it is called.
+        bands: names, in the order of their numbers, by which curves may call them, too, unless a
+            name is a number itself ("1", "2", "3"). Empty: one band, whatever it is called.
         normalise: of each curve over all of its bands, which keeps its colours, with
             (value - centre) / spread: ``zero_mean`` (mean, 1), ``random_mean`` (mean of a random
             half of the epochs, 1; the same half for all curves of a length), ``minmax``

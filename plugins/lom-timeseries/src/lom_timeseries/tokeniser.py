@@ -103,7 +103,8 @@ class EpochEncoder:
         return np.asarray(weights / weights[seen].mean())
 
     def _band_numbers(self, curve: Mapping[str, Array]) -> Array:
-        """(n,) places in ``bands`` of the curve's bands, which are names or these very numbers."""
+        """(n,) places in ``bands`` of the curve's bands: names, or where no name is a number, these
+        very places."""
         n, bands = len(curve["time"]), curve.get("band")
         if bands is None:
             raise BadRecord("a curve without bands", detail=f"bands: {list(self.config.bands)}")
@@ -113,8 +114,13 @@ class EpochEncoder:
                 told = f"{', '.join(map(str, names))[:200]}; set bands"
                 raise BadRecord("several bands in a curve of one", detail=told)
             return np.zeros(n)
-        numeric = names.dtype.kind in "iuf" and not {str(x) for x in names} <= set(self.numbers)
-        numbers = [float(x) if numeric else self.numbers.get(str(x), -1) for x in names]
+        numeric = names.dtype.kind in "iuf"
+        written = [f"{x:g}" if numeric else str(x) for x in names]
+        # Of bands "1" and "2", the numbers 1.0 and 2 are those two, not places in the list.
+        if numeric and not any(band.isdecimal() for band in self.numbers):
+            numbers = [float(x) for x in names]
+        else:
+            numbers = [float(self.numbers.get(name, -1)) for name in written]
         known = [x in range(len(self.numbers)) for x in numbers]
         if not all(known):
             unknown = ", ".join(str(x) for x, k in zip(names, known, strict=True) if not k)
