@@ -361,7 +361,11 @@ class Stream:
         self._restart(0)
 
     def __len__(self) -> int:
-        assert self.length is not None, "the length of a stream is known at its end"
+        if self.length is None:
+            raise DataError(
+                "a stream's length is known at its end: what takes parts of data sets or puts "
+                "them together needs one that is not streamed (hub: streaming: false)"
+            )
         return self.length
 
     def reaches(self, index: int) -> bool:

@@ -24,15 +24,19 @@ def leave_out(
 
 
 def crop(tokens: Mapping[str, Tokens], room: int, seed: int | None) -> dict[str, Tokens]:
-    """A window of each modality, all in proportion, of ``room`` tokens together.
+    """A window of each modality, all in proportion, of at most ``room`` tokens together.
 
-    The windows start at a seeded place, or at the beginning without a seed.
+    Each keeps at least one token, such as a label, as long as there is room for all. The windows
+    start at a seeded place, or at the beginning without a seed.
     """
     total = sum(len(t) for t in tokens.values())
+    lengths = {name: max(1, len(t) * room // total) for name, t in tokens.items()}
+    while sum(lengths.values()) > room:
+        lengths[max(lengths, key=lambda name: lengths[name])] -= 1
     rng = np.random.default_rng(seed)
     kept = {}
     for name, t in tokens.items():
-        n = len(t) * room // total
+        n = lengths[name]
         start = 0 if seed is None else int(rng.integers(0, len(t) - n + 1))
         if n:
             kept[name] = t[start : start + n]

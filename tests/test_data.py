@@ -20,6 +20,7 @@ from lom_core.loader import Loader, Part, eval_batches, open_sources
 from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Dataset, Record, Tokens
 from lom_core.seeds import Permutation, mix, splitmix
+from lom_core.sources import ConcatSource
 
 X = ModalityConfig(name="x", input_size=1, position={"kind": "index", "max_positions": 500})
 Y = ModalityConfig(name="y", vocab_size=4)
@@ -169,6 +170,10 @@ def test_a_longer_observation_is_cropped_and_counted() -> None:
     for t in kept.values():
         assert (np.diff(t.content[:, 0]) == 1).all()
     assert crop({"x": x}, 20, seed=None)["x"].content[0, 0] == 0
+    label = {"x": x, "label": y[:1]}  # a label is never what a long observation loses
+    for room in (2, 3, 20, 30):
+        assert {n: len(t) for n, t in crop(label, room, 1).items()} == {"x": room - 1, "label": 1}
+    assert len(crop(label, 1, 1)) == 1
     assert len({int(crop({"x": x}, 20, seed=s)["x"].content[0, 0]) for s in range(30)}) > 3
 
 
@@ -229,6 +234,11 @@ def test_a_stream_resumes_exactly() -> None:
     whole = rows_of(stream_of(source), plan, 0, 20)
     resumed = rows_of(stream_of(source), plan, 0, 10, whole[9].state)
     assert [r.row.ids for r in whole[10:]] == [r.row.ids for r in resumed]
+
+
+def test_streams_cannot_be_put_together() -> None:
+    with pytest.raises(DataError, match="a stream's length is known at its end"):
+        ConcatSource({"a": stream_of(Lengths([1]))}, {"a": 1})
 
 
 def test_an_empty_stream_is_told() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from lom_core.errors import ConfigError, DataError
@@ -100,7 +102,7 @@ class Concat(Dataset, kind="concat"):
     """
 
     of: dict[str, Dataset] = Field(min_length=1)
-    times: dict[str, int] = {}
+    times: dict[str, Annotated[int, Field(ge=0)]] = {}
 
     @model_validator(mode="after")
     def _known(self) -> Concat:
