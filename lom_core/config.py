@@ -301,7 +301,13 @@ class RunConfig(Section):
         if isinstance(value, list | tuple):
             named = {}
             for config in value:
-                name = config.get("name") if isinstance(config, Mapping) else config.name
+                name = config.get("name") if isinstance(config, Mapping) else None
+                name = config.name if isinstance(config, ModalityConfig) else name
+                if not isinstance(name, str):
+                    raise ConfigError(
+                        f"{repr(config)[:60]} has no name; a list holds {{name: ..., kind: ...}}, a mapping "
+                        "is by name: {images: galaxy_images}"
+                    )
                 if name in named:
                     raise ConfigError(f"two modalities are named '{name}'; names must differ")
                 named[name] = config

@@ -340,7 +340,7 @@ def _merge(base: Mapping[str, Any], new: Mapping[str, Any]) -> Tree:
 
 _NOUNS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
 _NOUNS |= {"list": "a list", "tuple": "a list", "dict": "a mapping", "model": "a mapping"}
-_TYPE = re.compile(r"str|int|float|bool|none|.*\[.*", re.DOTALL)
+_TYPE = re.compile(r"(constrained-)?(str|int|float)|bool|none|.*\[.*", re.DOTALL)
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 

@@ -98,6 +98,8 @@ def test_modalities_as_mapping_list_or_objects() -> None:
             [{"name": "a", "input_size": 1}, {"name": "a", "input_size": 2}],
             "two modalities are named 'a'",
         ),
+        (["spectra"], r"'spectra' has no name; a list holds \{name: \.\.\., kind: \.\.\.\}"),
+        ([{"input_size": 1}], r"\{'input_size': 1\} has no name"),
         ({"a": {"name": "b", "input_size": 1}}, "modality 'a' calls itself 'b'"),
         ({"id": {"input_size": 1}}, "'id' cannot name a modality"),
         ({"a_positions": {"input_size": 1}}, "'a_positions' cannot name a modality"),
@@ -108,6 +110,11 @@ def test_modalities_as_mapping_list_or_objects() -> None:
 def test_wrong_modalities(modalities: Any, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         override({**BASE, "modalities": modalities})
+
+
+def test_a_value_of_no_possible_type_is_one_problem() -> None:
+    with pytest.raises(ConfigError, match=r"^data.modality_dropout: 'a' is not a number or a map"):
+        override(BASE, ["modality_dropout=a"])
 
 
 def test_log_via_wandb_is_a_shorthand() -> None:
