@@ -305,8 +305,8 @@ class RunConfig(Section):
                 name = config.name if isinstance(config, ModalityConfig) else name
                 if not isinstance(name, str):
                     raise ConfigError(
-                        f"{repr(config)[:60]} has no name; a list holds {{name: ..., kind: ...}}, a mapping "
-                        "is by name: {images: galaxy_images}"
+                        f"{repr(config)[:60]} has no name; a list holds {{name: ..., kind: ...}}, "
+                        "a mapping is by name: {images: galaxy_images}"
                     )
                 if name in named:
                     raise ConfigError(f"two modalities are named '{name}'; names must differ")

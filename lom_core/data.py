@@ -135,7 +135,10 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
         inside = (content >= 0) & (content < tokeniser.vocab_size)
         if not (inside | ~observed[:, 0]).all():
             raise BadRecord("a token outside the vocabulary", detail=f"of {tokeniser.vocab_size}")
-        content = np.where(inside, content, 0).astype(np.int64)
+        whole = np.where(inside, content, 0).astype(np.int64)
+        if (inside & (whole != content)).any():
+            raise BadRecord("a token that is no whole number")
+        content = whole
     elif weights is not None or content.dtype.kind == "f":
         if not (np.isfinite(_float32(content)) | ~observed).all():
             raise BadRecord("an observed value that is not finite in float32 (give it weight 0)")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lom_core.builtin.tokenisers import numbers, per_token
 from lom_core.errors import BadRecord, ConfigError, DataError, nearest
 from lom_core.modality import ModalityRegistry
 from lom_core.roles import Array, Record, Source, Tokens
@@ -62,7 +63,12 @@ class UserSource:
                 f"{self.target}[{index}] is a {type(item).__name__}, not a mapping of modalities: "
                 f"{', '.join(self.names)}"
             )
-        record = {name: _modality(item, name) for name in self.names if item.get(name) is not None}
+        try:
+            record = {n: _modality(item, n) for n in self.names if item.get(n) is not None}
+        except BadRecord as error:
+            raise BadRecord(
+                error.reason, file=self.target, row=index, detail=error.detail
+            ) from error
         others = {k: v for k, v in item.items() if k not in self.names and is_label(v)}
         name = item.get("id", item.get("idx", index))
         name = name.item() if hasattr(name, "detach") and name.ndim == 0 else name  # a tensor
@@ -77,24 +83,28 @@ def is_label(value: Any) -> bool:
 
 def _modality(item: Mapping[str, Any], name: str) -> Any:
     """Ready tokens of the flat form, or the raw observation as it is."""
-    content, positions = item[name], item.get(f"{name}_positions")
+    positions, weights = (item.get(f"{name}_{what}") for what in ("positions", "weights"))
     if positions is None:
-        return content
-    content, positions = as_array(content), as_array(positions).astype(np.float32)
-    weights = item.get(f"{name}_weights")
-    if weights is not None:
-        weights = as_array(weights).astype(np.float32)
-        weights = weights.reshape(len(weights), -1)
-    return Tokens(content, positions.reshape(len(positions), -1), weights)
+        return item[name]
+    content = numbers(as_array(item[name]), name)
+    n, masked = len(content), np.ma.getmaskarray(content)
+    if weights is None and masked.any():
+        weights = ~masked
+    return Tokens(
+        np.ma.getdata(content),
+        per_token(as_array(positions), f"{name}_positions", n),
+        None if weights is None else per_token(as_array(weights), f"{name}_weights", n),
+    )
 
 
 def as_array(value: Any) -> Array:
-    """A numpy array of a tensor (bfloat16 becomes float32, which numpy knows) or an array."""
+    """A numpy array, masked or not, of a tensor (bfloat16 becomes float32, which numpy knows) or
+    an array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() else value
         return np.asarray(value.numpy())
-    return np.asarray(value)
+    return np.asanyarray(value)
 
 
 class CrossmatchSource:

@@ -338,6 +338,8 @@ def test_what_was_not_observed_becomes_neutral() -> None:
     assert good.content.tolist() == [[5], [0], [6]] and good.positions.tolist() == [[1], [0], [2]]
     with pytest.raises(BadRecord, match="a token outside the vocabulary"):
         checked(Tokens(np.array([0, 4, 1]), np.zeros((3, 1), np.float32)), Y)
+    with pytest.raises(BadRecord, match="a token that is no whole number"):
+        checked(Tokens(np.array([0, 1.5, 1]), np.zeros((3, 1), np.float32)), Y)
 
 
 def test_stored_dtypes_travel_as_they_are() -> None:

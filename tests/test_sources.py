@@ -209,6 +209,22 @@ def test_the_flat_form_becomes_tokens() -> None:
     assert tokens.weights[:, 0].tolist() == [1, 0, 1]
 
 
+def test_the_flat_form_at_its_edges() -> None:
+    import torch
+
+    empty = {"x": np.zeros((0, 1)), "x_positions": np.zeros(0), "idx": torch.tensor(7)}
+    masked = {"x": np.ma.masked_equal([[1.0], [9.0]], 9), "x_positions": [0, 1]}
+    short = {"x": np.zeros((3, 1)), "x_positions": [0, 1]}
+    words = {"x": "text", "x_positions": [0]}
+    source = user(empty, masked, short, words)
+    assert source[0]["id"] == "7" and len(source[0]["x"]) == 0
+    assert source[1]["x"].weights.tolist() == [[1], [0]]
+    with pytest.raises(BadRecord, match=r"row 2: x_positions of another length \(2 for 3 tokens"):
+        source[2]
+    with pytest.raises(BadRecord, match=r"mine:Data row 3: x: no array of numbers"):
+        source[3]
+
+
 def test_raw_values_are_left_to_the_tokeniser() -> None:
     assert user({"x": [1.0, 2.0]})[0]["x"] == [1.0, 2.0]
 

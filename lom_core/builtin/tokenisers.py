@@ -44,18 +44,17 @@ class Ready(Tokeniser, kind="ready"):
         Without weights, what is NaN or masked was not observed.
 
         Errors:
-            BadRecord: no content, no numbers, other numbers of rows, or a discrete token that is
-                no whole number.
+            BadRecord: no content, no numbers, or other numbers of rows.
         """
         if isinstance(value, Tokens):
             return value
         parts = value if isinstance(value, Mapping) else {"content": value}
         if parts.get("content") is None:
             raise BadRecord("no content", detail=f"it has {', '.join(map(str, parts))[:100]}")
-        content = _numbers(parts["content"], "content")
+        content = numbers(parts["content"], "content")
         n = len(content)
         positions, weights = (
-            None if parts.get(what) is None else _rows(_numbers(parts[what], what), what, n)
+            None if parts.get(what) is None else per_token(parts[what], what, n)
             for what in ("positions", "weights")
         )
         if positions is None:
@@ -65,13 +64,8 @@ class Ready(Tokeniser, kind="ready"):
         if content.dtype.kind == "f":
             observed &= np.isfinite(content)
         if weights is None and not observed.all():
-            weights = _rows(observed, "weights", n)
-        if self.vocab:
-            numbers = np.where(observed, content, 0).astype(np.int64)
-            if (observed & (numbers != content)).any():
-                raise BadRecord("a token that is no whole number")
-            content = numbers
-        elif content.ndim == 1 and self.values == 1:
+            weights = per_token(observed, "weights", n)
+        if not self.vocab and content.ndim == 1 and self.values == 1:
             content = content[:, None]
         return Tokens(content, positions, weights)
 
@@ -81,7 +75,7 @@ class Ready(Tokeniser, kind="ready"):
         return parts if tokens.weights is None else {**parts, "weights": tokens.weights}
 
 
-def _numbers(values: Any, what: str) -> Array:
+def numbers(values: Any, what: str) -> Array:
     """(n, ...) as stored, its mask kept; BadRecord for anything else."""
     try:
         found: Array = np.ma.asanyarray(values)
@@ -93,12 +87,14 @@ def _numbers(values: Any, what: str) -> Array:
     return found
 
 
-def _rows(values: Array, what: str, n: int) -> Array:
-    """(n, k) float32 of (n,) or (n, ...); what is masked is NaN."""
-    if len(values) != n:
-        raise BadRecord(f"{what} of another length", detail=f"{len(values)} for {n} tokens")
-    found = np.ma.filled(values.astype(np.float32), np.nan)
-    return np.asarray(found.reshape(n, int(np.prod(values.shape[1:]))))
+def per_token(values: Any, what: str, n: int) -> Array:
+    """(n, k) float32 of (n,) or (n, ...), NaN where masked; BadRecord for another length."""
+    found = numbers(values, what)
+    if len(found) != n:
+        raise BadRecord(f"{what} of another length", detail=f"{len(found)} for {n} tokens")
+    with np.errstate(over="ignore"):
+        flat = np.ma.filled(found.astype(np.float32), np.nan)
+    return np.asarray(flat.reshape(n, int(np.prod(found.shape[1:]))))
 
 
 class OneNumber(Tokeniser, kind="one_number"):
@@ -149,14 +145,14 @@ class OneLabel(Tokeniser, kind="one_label"):
         return np.zeros((1, 1), np.float32)
 
     @property
-    def _numbers(self) -> bool:
+    def _are_numbers(self) -> bool:
         return any(label.strip().lstrip("+-").isdecimal() for label in self.labels)
 
     def encode(self, value: Any) -> Tokens:
         value = value.item() if isinstance(value, np.generic) else value
         if str(value) in self.labels:
             number = self.labels.index(str(value))
-        elif isinstance(value, int) and 0 <= value < len(self.labels) and not self._numbers:
+        elif isinstance(value, int) and 0 <= value < len(self.labels) and not self._are_numbers:
             number = value
         else:
             told = f"{value!r}; possible: {', '.join(self.labels)}"
