@@ -141,7 +141,7 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
         content = whole
     elif weights is not None or content.dtype.kind == "f":
         if not (np.isfinite(_float32(content)) | ~observed).all():
-            raise BadRecord("an observed value that is not finite in float32 (give it weight 0)")
+            raise BadRecord("an observed value that is not finite (give it weight 0)")
         content = np.where(observed, content, content.dtype.type(0))
     positions = _float32(tokens.positions)
     finite = np.isfinite(positions)

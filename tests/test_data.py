@@ -311,7 +311,7 @@ def tokens(**changes: Any) -> Tokens:
             {"content": np.array([[1], [np.nan], [2]], np.float32)},
             "an observed value that is not finite",
         ),
-        ({"content": np.full((3, 1), 1e300)}, "not finite in float32"),
+        ({"content": np.full((3, 1), 1e300)}, "an observed value that is not finite"),
         ({"content": np.full((3, 1), 1j)}, r"content that is no number \(complex128"),
         ({"content": np.full((3, 1), "a")}, r"content that is no number \(<U1"),
         ({"positions": np.full((3, 1), np.inf, np.float32)}, "a position that is not finite"),
