@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lom_core.batch import Observation, Row, pack_row
-from lom_core.errors import BadRecord, DataError, TooManyBadRecords
+from lom_core.errors import BadRecord, DataError, LomError, TooManyBadRecords
 from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Array, Encoder, Record, Source, Tokens
 from lom_core.seeds import Permutation, mix
@@ -102,6 +102,13 @@ class Reader:
                 where = error.file if error.file is not None else record.get("id")
                 raise BadRecord(
                     f"{config.name}: {error.reason}", file=where, row=error.row, detail=error.detail
+                ) from error
+            except LomError:
+                raise
+            except (ValueError, OSError, LookupError, RuntimeError) as error:
+                detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise BadRecord(
+                    f"{config.name}: cannot be encoded", file=record.get("id"), detail=detail
                 ) from error
         return {name: tokens for name, tokens in found.items() if len(tokens)}
 

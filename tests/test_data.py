@@ -15,12 +15,12 @@ from lom_core.batch import Row
 from lom_core.config import DataConfig
 from lom_core.data import Lane, LanePlan, LaneState, Reader, Stream, Tally, checked, crop
 from lom_core.distributed import World
-from lom_core.errors import BadRecord, DataError, TooManyBadRecords
+from lom_core.errors import BadRecord, ConfigError, DataError, TooManyBadRecords
 from lom_core.loader import Loader, Part, eval_batches, open_sources
 from lom_core.modality import ModalityConfig, ModalityRegistry
-from lom_core.roles import Dataset, Record, Tokens
+from lom_core.roles import Dataset, Record, Tokeniser, Tokens
 from lom_core.seeds import Permutation, mix, splitmix
-from lom_core.sources import ConcatSource
+from lom_core.sources import ConcatSource, ListSource
 
 X = ModalityConfig(name="x", input_size=1, position={"kind": "index", "max_positions": 500})
 Y = ModalityConfig(name="y", vocab_size=4)
@@ -328,6 +328,24 @@ def test_tokens_that_break_the_contract_are_bad_records(
 ) -> None:
     with pytest.raises(BadRecord, match=reason):
         checked(tokens(**changes), X)
+
+
+@pytest.mark.parametrize("error", [ValueError("no flux"), KeyError("no flux"), OSError("no flux")])
+def test_what_a_tokeniser_cannot_read_is_a_bad_record(error: Exception) -> None:
+    class Fails(Tokeniser):
+        def encode(self, value: Any) -> Tokens:
+            raise value
+
+        def decode(self, tokens: Tokens) -> Any:
+            return None
+
+    registry = ModalityRegistry([ModalityConfig(name="x", tokeniser=Fails())])
+    reader = Reader(ListSource([]), registry, 8)
+    with pytest.raises(BadRecord, match=rf"^r7: x: cannot be encoded \({type(error).__name__}: "):
+        reader.tokens({"x": error, "id": "r7"})
+    for ours in (ConfigError("pip install it"), TypeError("a mistake in its code")):
+        with pytest.raises(type(ours)):
+            reader.tokens({"x": ours})
 
 
 def test_what_was_not_observed_becomes_neutral() -> None:

@@ -121,6 +121,8 @@ def test_bands_by_number_and_as_array() -> None:
         assert found.positions[:, 1].tolist() == [0, 1]
     with pytest.raises(BadRecord, match="a band that the config does not list"):
         encode({"time": [0], "value": [1], "band": [0]}, bands=("1", "2", "3"))
+    with pytest.raises(BadRecord, match=r"a band that the config does not list \(None"):
+        encode({"time": [0, 1], "value": [1, 2], "band": ["g", None]}, bands=("g", "r"))
     assert encode(np.array([[0.0, 5.0, 0.1], [1.0, 6.0, 0.2]])).content[:, 0].tolist() == [5, 6]
     with pytest.raises(ValidationError, match="bands must differ"):
         LightCurveEpochs(bands=("g", "g"))

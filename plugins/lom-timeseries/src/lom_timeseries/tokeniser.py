@@ -170,7 +170,8 @@ def as_curve(value: Any) -> dict[str, Array]:
     except (TypeError, ValueError) as error:
         raise BadRecord("a light curve that is not numbers", detail=str(error)[:100]) from None
     if value.get("band") is not None:
-        curve["band"] = np.asarray(value["band"])
+        band = np.asarray(value["band"])
+        curve["band"] = band.astype(str) if band.dtype == object else band
     shapes = {column.shape for column in curve.values()}
     if len(shapes) > 1 or curve["time"].ndim != 1:
         raise BadRecord("columns of different lengths", detail=str(sorted(shapes)))
@@ -250,7 +251,7 @@ class PatchEncoder:
         values = np.ma.asanyarray(parts["values"])
         if values.dtype.kind not in "uif" or values.ndim not in (1, 2) or not values.size:
             raise BadRecord("no series", detail=f"{values.dtype} of shape {values.shape}")
-        rate = parts.get("rate") or self.config.rate
+        rate = float(parts.get("rate") or self.config.rate)
         if not np.isclose(rate, self.config.rate, rtol=1e-6):
             told = f"{rate:g} Hz, the config says {self.config.rate:g}"
             raise BadRecord("another sampling rate", detail=told)
