@@ -38,6 +38,7 @@ POOLS: tuple[Pool, ...] = ("mean", "last", "modality", "attention")
 Table = dict[str, Array]
 RESERVED = ("id", "modality", "token", "position")  # columns that are no label's
 RANDOM, RAW = "random_init", "raw_tokens"
+EXACT = 2**53  # whole numbers beyond it are names, such as Gaia's of its sources
 
 
 def embed(
@@ -321,7 +322,9 @@ def labels_of(record: Record, reader: Reader) -> dict[str, Any]:
             encoder = reader.encoders[name]
             found[name] = encoder.decode(encoder.encode(value))
         elif name not in ("id", "idx") and is_label(value):
-            found[name] = value if isinstance(value, str | bool | int | float) else value.item()
+            value = value if isinstance(value, str | bool | int | float) else value.item()
+            # A float, which a column with gaps becomes, would tell such a number wrong.
+            found[name] = str(value) if isinstance(value, int) and abs(value) > EXACT else value
     taken = [n for n in found if n in RESERVED or n.startswith(("embedding", RANDOM, RAW))]
     if taken:
         raise DataError(f"a label cannot be named '{taken[0]}': embeddings have such a column")

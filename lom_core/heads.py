@@ -46,7 +46,7 @@ class Draw:
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ConfigError(
                 f"temperature={self.temperature:g} must be >= 0, top_k={self.top_k} >= 0 and "
                 f"top_p={self.top_p:g} above 0 and at most 1"
@@ -234,7 +234,8 @@ class CategoricalHead(HeadModule):
     def sample(self, h: Tensor, draw: Draw) -> Tensor:
         if draw.temperature == 0:
             return self.point(h)
-        logits = self.project(h).float() / draw.temperature
+        logits = self.project(h).float()
+        logits = (logits - logits.amax(-1, keepdim=True)) / draw.temperature  # at most 0
         if 0 < draw.top_k < logits.shape[-1]:
             least = logits.topk(draw.top_k, dim=-1).values[:, -1:]
             logits = logits.masked_fill(logits < least, -math.inf)

@@ -106,7 +106,7 @@ def tell(metrics: Mapping[str, float], key: str) -> str:
     if key not in metrics:
         return ""
     value, half = metrics[key], half_width(metrics, key)
-    if not half:
+    if not half or not math.isfinite(half):
         return str(value) if isinstance(value, int) else f"{value:.4g}"
     decimals = max(0, 1 - math.floor(math.log10(half)))
     if decimals > 6 or abs(value) >= 1e6:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,13 +110,16 @@ def _read_catalogue(path: Path, ids: Array) -> dict[str, Array]:
 
 
 def _typed(cells: Sequence[str]) -> Array:
-    """Numbers if every cell is one or empty: whole ones stay whole where none is empty."""
-    try:
-        values = np.array([float(c) if c else np.nan for c in cells])
-    except ValueError:
+    """Numbers if every cell is one or empty: whole ones stay whole where none is empty.
+
+    Whole ones of more than 15 digits are names, which a float would tell wrong: text.
+    """
+    if any(len(c) > 15 and c.isdecimal() for c in cells):
         return np.array(cells)
-    whole = np.isfinite(values).all() and (values == np.round(values)).all()
-    return values.astype(np.int64) if whole and not any("." in c for c in cells) else values
+    for number, empty in ((int, "none"), (float, "nan")):
+        with suppress(ValueError):
+            return np.array([number(c or empty) for c in cells])
+    return np.array(cells)
 
 
 def _numbers(labels: Labels, name: str) -> Array:

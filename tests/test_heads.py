@@ -97,6 +97,13 @@ def test_training_finds_the_distribution(kind: Any) -> None:
     assert head.loss(h, target).mean().item() == pytest.approx(float(constant), abs=0.06)
 
 
+def test_temperatures_at_the_ends() -> None:
+    head = build("categorical", vocab=5)
+    assert torch.equal(head.sample(H, Draw(1e-40)), head.point(H))
+    with pytest.raises(ConfigError, match="temperature=nan must be >= 0"):
+        Draw(float("nan"))
+
+
 def test_top_k_and_top_p_leave_the_likely_tokens() -> None:
     head = build("categorical", vocab=6)
     h = H[:1].expand(3000, -1)

@@ -11,10 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lom_core.embeddings import write_embeddings
+from lom_core import ModalityConfig, ModalityRegistry
+from lom_core.data import Reader
+from lom_core.embed import columns, labels_of
+from lom_core.embeddings import open_embeddings, write_embeddings
 from lom_core.errors import ConfigError, DataError
 from lom_core.measures import interval, main_score, measure
 from lom_core.roles import Array
+from lom_core.sources import ListSource
 from lom_core.splits import Grouping, Labels, Part, folds_of, hold_out
 
 sklearn = pytest.importorskip("sklearn")
@@ -188,6 +192,21 @@ def test_labels_from_a_catalogue(objects: Path, tmp_path: Path) -> None:
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(DataError, match=message):
             probe(objects, "z", catalogue=tmp_path / "bad.csv")
+
+
+def test_numbers_that_are_names_keep_their_digits(objects: Path, tmp_path: Path) -> None:
+    """Gaia's source ids differ beyond what a float tells apart."""
+    gaia = 5853498713190525696
+    rows = [f"r{i},{gaia + i},{i},{i}.5," for i in range(240)]
+    (tmp_path / "gaia.csv").write_text("id,source_id,n,mass,none\n" + "\n".join(rows))
+    labels = Labels(open_embeddings(objects), tmp_path / "gaia.csv")
+    assert len(set(labels.column("source_id").tolist())) == 240
+    assert labels.column("source_id")[1] == str(gaia + 1)
+    kinds = {name: labels.column(name).dtype.kind for name in ("n", "mass", "none")}
+    assert kinds == {"n": "i", "mass": "f", "none": "f"}
+    records = [{"x": np.ones((1, 1), np.float32), "source_id": gaia}, {"source_id": None}]
+    reader = Reader(ListSource([]), ModalityRegistry([ModalityConfig(name="x", input_size=1)]), 8)
+    assert columns([labels_of(r, reader) for r in records])["source_id"].tolist() == [str(gaia), ""]
 
 
 def test_a_label_that_was_shown_is_refused(objects: Path) -> None:

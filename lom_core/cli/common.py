@@ -83,7 +83,7 @@ def _cell(value: Any) -> str | Text:
 def size(n_bytes: float) -> str:
     """``3.2 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:
+        if n_bytes < 999.5:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1024
     return f"{n_bytes:.1f} TiB"
@@ -91,7 +91,7 @@ def size(n_bytes: float) -> str:
 
 def duration(seconds: float) -> str:
     """``12 ms``, ``4.2 s``, ``3 min 20 s``, ``5 h 10 min``, ``2 d 3 h``."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 60:
         return f"{seconds:.2g} s"

@@ -185,7 +185,7 @@ def _rate(seconds: float) -> str:
 def _si(value: float) -> str:
     """``1.23 T``."""
     for prefix in ("", "k", "M", "G", "T", "P"):
-        if value < 1000:
+        if value < 999.5:
             return f"{value:.3g} {prefix}"
         value /= 1000
     return f"{value:,.4g} E"
