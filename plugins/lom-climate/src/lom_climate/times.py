@@ -117,7 +117,7 @@ def from_text(text: str, calendar: str, last: bool) -> float:
             f"'{text}' is no date; write 1979, 1979-01, 1979-01-31 or 1979-01-31T06:00"
         )
     year, month, day = [*parts, 1, 1][:3] if len(parts) > 1 else (parts[0], 1, 1)
-    hour, minute = (int(p) for p in (clock or "0:0").split(":")[:2])
+    hour, minute = (int(p) for p in f"{clock or 0}:0".split(":")[:2])
     if last and not clock:
         year, month = (year + 1, month) if len(parts) == 1 else (year, month)
         if len(parts) == 2:
