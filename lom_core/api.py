@@ -214,7 +214,6 @@ class LargeObservationModel:
     ) -> Iterator[Prediction]:
         """The same one by one, as :meth:`predictions`."""
         self.requests.known(target, given)
-        self.requests.amount(samples, max_tokens)
         if (top_k or top_p < 1) and not self.lom.part(target).discrete:
             raise ConfigError(f"top_k and top_p choose among tokens; '{target}' is continuous")
         if samples < 1 or (max_tokens is not None and max_tokens < 1):

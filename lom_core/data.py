@@ -24,6 +24,7 @@ from lom_core.seeds import Permutation, mix
 from lom_core.selection import crop, leave_out
 
 MIN_SEEN = 100  # a fraction of bad records is taken of at least so many
+LARGEST = float(np.finfo(np.float32).max)  # beyond it float32 has inf
 MAX_IN_A_ROW = 1000  # bad records after which a lane gives up, whatever the fraction
 
 
@@ -107,9 +108,8 @@ class Reader:
                 raise
             except (ValueError, OSError, LookupError, RuntimeError) as error:
                 detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                raise BadRecord(
-                    f"{config.name}: cannot be encoded", file=record.get("id"), detail=detail
-                ) from error
+                reason = f"{config.name}: cannot be encoded"
+                raise BadRecord(reason, file=record.get("id"), detail=detail) from error
         return {name: tokens for name, tokens in found.items() if len(tokens)}
 
 
@@ -142,28 +142,21 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
         inside = (content >= 0) & (content < tokeniser.vocab_size)
         if not (inside | ~observed[:, 0]).all():
             raise BadRecord("a token outside the vocabulary", detail=f"of {tokeniser.vocab_size}")
-        whole = np.where(inside, content, 0).astype(np.int64)
-        if (inside & (whole != content)).any():
+        given, content = content, np.where(inside, content, 0).astype(np.int64)
+        if (inside & (given != content)).any():
             raise BadRecord("a token that is no whole number")
-        content = whole
     elif weights is not None or content.dtype.kind == "f":
-        if not (np.isfinite(_float32(content)) | ~observed).all():
+        if not ((np.abs(content) <= LARGEST) | ~observed).all():
             raise BadRecord("an observed value that is not finite (give it weight 0)")
         content = np.where(observed, content, content.dtype.type(0))
-    positions = _float32(tokens.positions)
-    finite = np.isfinite(positions)
+    finite = np.abs(tokens.positions) <= LARGEST
     if not (finite | ~observed.any(axis=1, keepdims=True)).all():
         raise BadRecord("a position that is not finite")
-    positions = np.where(finite, positions, np.float32(0))
+    positions = np.where(finite, tokens.positions, 0).astype(np.float32)
     problem = config.position.check(positions)
     if problem:
         raise BadRecord(problem)
     return Tokens(content, positions, None if weights is None else weights.astype(np.float32))
-
-
-def _float32(values: Array) -> Array:
-    with np.errstate(over="ignore"):  # beyond it is inf
-        return values.astype(np.float32, copy=False)
 
 
 @dataclass

@@ -79,12 +79,6 @@ class Requests:
                 else f"samples={samples} must be 0 or more"
             )
 
-    def amount(self, samples: int, max_tokens: int | None) -> None:
-        """ConfigError for no continuation, or none of any length."""
-        if samples < 1 or (max_tokens is not None and max_tokens < 1):
-            told = "" if max_tokens is None else f", max_tokens={max_tokens}"
-            raise ConfigError(f"samples={samples}{told}: each must be 1 or more")
-
     def given(
         self,
         record: Record,
