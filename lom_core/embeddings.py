@@ -56,7 +56,7 @@ def write_embeddings(path: str | Path, tables: Iterable[Table], metadata: Mappin
         pieces.flush()
         if not pieces.lengths:
             raise DataError("no record gave an embedding; nothing is written")
-        whole = folder / path.name
+        whole = folder / f"whole{path.suffix}"  # pieces have numbers for names
         finish(whole, pieces, json.dumps(dict(metadata)))
         whole.replace(path)
         return sum(pieces.lengths)
