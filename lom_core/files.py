@@ -104,7 +104,7 @@ def list_paths(paths: str | list[str], suffixes: tuple[str, ...] = ()) -> list[P
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.name.lower().endswith(suffixes or ("",)))
         return _some([p for p in found if p.is_file()], f"no {_either(suffixes)} file below {path}")
-    if any(c in paths for c in "*?["):
+    if any(c in paths for c in "*?[") and not path.exists():  # a file's name may hold brackets
         root = Path(path.anchor) if path.is_absolute() else Path()
         pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else str(path)
         return _some(sorted(root.glob(pattern)), f"no file matches {paths}")
@@ -112,11 +112,17 @@ def list_paths(paths: str | list[str], suffixes: tuple[str, ...] = ()) -> list[P
         raise DataError(f"no such path list, folder or glob: {paths} (looked in {Path.cwd()})")
     if suffixes and path.name.lower().endswith(suffixes) and path.suffix != ".txt":
         return [path]
-    return _read_list(path)
+    try:
+        lines = path.read_text(encoding="utf8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path} is no path list (UTF-8 text, a path a line), and of the files that are read "
+            f"here none ends so: {_either(suffixes)}"
+        ) from None
+    return _read_list(path, lines)
 
 
-def _read_list(path: Path) -> list[Path | None]:
-    lines = path.read_text(encoding="utf8").splitlines()
+def _read_list(path: Path, lines: list[str]) -> list[Path | None]:
     found: list[Path | None] = []
     for line in (line.strip() for line in lines):
         if line in NOT_OBSERVED:

@@ -68,6 +68,8 @@ def test_folders_and_globs_are_sorted(folder: Path) -> None:
     assert [p.name for p in list_paths(str(folder), (".num",)) if p] == names
     assert [p.name for p in list_paths(str(folder / "[ab].num")) if p] == names[:2]
     assert list_paths([str(folder / "a.num"), "-"]) == [folder / "a.num", None]
+    (folder / "a[1].num").write_text("1")
+    assert list_paths(str(folder / "a[1].num"), (".num",)) == [folder / "a[1].num"]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,9 @@ def test_no_files_is_told_at_once(paths: str, message: str, folder: Path) -> Non
     (folder / "void").mkdir()
     with pytest.raises(DataError, match=r"no \.num file below"):
         Numbers(paths=str(folder / "void")).build(REGISTRY)
+    (folder / "a.bin").write_bytes(b"SIMPLE\x9c")
+    with pytest.raises(DataError, match=r"a\.bin is no path list .*none ends so: \.num"):
+        Numbers(paths=str(folder / "a.bin")).build(REGISTRY)
 
 
 def test_damaged_files_name_file_and_reason(folder: Path) -> None:

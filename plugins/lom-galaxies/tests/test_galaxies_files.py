@@ -90,7 +90,9 @@ def test_fits_scaling_and_blank(tmp_path: Path) -> None:
 
 def test_fits_compressed(tmp_path: Path) -> None:
     tiles = fits.CompImageHDU(GREY.astype(np.int32), compression_type="RICE_1")
-    assert np.array_equal(read(write_fits(tmp_path / "tiles.fits", tiles)), GREY)
+    path = write_fits(tmp_path / "tiles.fits.fz", tiles)  # as fpack names them
+    assert np.array_equal(read(path), GREY)
+    assert len(source(path)) == 1 and source(tmp_path)[0]["id"] == "tiles.fits.fz"
     write_fits(tmp_path / "a.fits", fits.PrimaryHDU(FLUX))
     path = tmp_path / "b.fits.gz"
     path.write_bytes(gzip.compress((tmp_path / "a.fits").read_bytes()))

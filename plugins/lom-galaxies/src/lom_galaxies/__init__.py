@@ -139,7 +139,7 @@ class GalaxyFiles(FileDataset, kind="galaxy_files"):
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (
-        *(".fits", ".fits.gz", ".fit", ".fts"),
+        *(".fits", ".fits.gz", ".fits.fz", ".fit", ".fts"),
         *(".jpg", ".jpeg", ".png"),
     )
 

@@ -149,13 +149,14 @@ class SpectrumFiles(FileDataset, kind="spectrum_files"):
         unit: of the wavelengths; ``auto`` believes the file, else log10 Å for ``loglam``, else Å.
         medium: ``air`` wavelengths are converted to vacuum; SDSS and DESI are in vacuum.
         row: which spectrum of a file that holds many, from 0, or ``all``: a record for each.
+            Without it such a file is a bad record, so that none is left out unseen.
         arms: of a DESI file, for instance [B, R]; all by default. Pixels that they share are
             averaged by inverse variance.
         wavelength_range: [from, to] in vacuum micron; pixels outside are left out.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (
-        *(".fits", ".fits.gz", ".fit"),
+        *(".fits", ".fits.gz", ".fits.fz", ".fit"),
         *(".txt", ".dat", ".csv", ".ascii"),
     )
 
@@ -170,7 +171,7 @@ class SpectrumFiles(FileDataset, kind="spectrum_files"):
     hdu: int | str | None = None
     unit: Literal["auto", "angstrom", "nm", "micron", "log10_angstrom"] = "auto"
     medium: Literal["vacuum", "air"] = "vacuum"
-    row: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    row: Annotated[int, Field(ge=0)] | Literal["all"] | None = None
     arms: list[str] | None = Field(default=None, min_length=1)
     wavelength_range: tuple[float, float] | None = None
 

@@ -37,7 +37,7 @@ Parts = dict[str, Any]
 """Arrays (n,) under the keys of NAMES."""
 
 
-def read_spectrum(config: SpectrumFiles, path: Path, row: int) -> dict[str, Array]:
+def read_spectrum(config: SpectrumFiles, path: Path, row: int | None) -> dict[str, Array]:
     """flux (n,) float32, wavelength (n,) float64 vacuum micron, and ivar and mask if there are any.
 
     A spectrum that is stored from red to blue is turned round. Wavelengths in any other disorder
@@ -133,7 +133,7 @@ def _rows(image: Any) -> int:
     return int(image.shape[0]) if len(image.shape) == 2 else 1
 
 
-def _read_fits(config: SpectrumFiles, hdus: Any, row: int) -> tuple[Parts, str]:
+def _read_fits(config: SpectrumFiles, hdus: Any, row: int | None) -> tuple[Parts, str]:
     """The parts of a spectrum and the unit of its wavelengths."""
     arms = find_arms(hdus)
     if config.format == "desi" or (config.format == "auto" and arms and config.hdu is None):
@@ -150,7 +150,7 @@ def _read_fits(config: SpectrumFiles, hdus: Any, row: int) -> tuple[Parts, str]:
     raise BadRecord(f"no {what}{where}", detail=f"HDUs: {_listed(hdus)}")
 
 
-def read_table(config: SpectrumFiles, table: Any, row: int) -> tuple[Parts, str]:
+def read_table(config: SpectrumFiles, table: Any, row: int | None) -> tuple[Parts, str]:
     """A pixel a row; or a spectrum a row, where the columns hold arrays."""
     found, is_log = _roles(config, list(table.columns.names))
     parts = {}
@@ -194,10 +194,18 @@ def pick(names: list[str], what: str, wanted: str | None) -> str | None:
     return next((lower[name] for name in NAMES[what] if name in lower), None)
 
 
-def _take(values: Array, row: int) -> Array:
-    if not 0 <= row < len(values):
-        raise BadRecord("no such row", row=row, detail=f"it has {len(values)}, from 0")
-    return np.asarray(values[row])
+def _take(values: Array, row: int | None) -> Array:
+    return np.asarray(values[_row_of(row, len(values))])
+
+
+def _row_of(row: int | None, n: int) -> int:
+    """The row asked for, of n; without one, the only one there is."""
+    if row is None and n > 1:
+        told = f"{n}; set row: all, a record for each, or row: NUMBER, from 0"
+        raise BadRecord("several spectra in one file", detail=told)
+    if not 0 <= (row or 0) < n:
+        raise BadRecord("no such row", row=row, detail=f"it has {n}, from 0")
+    return row or 0
 
 
 def find_arms(hdus: Any) -> list[str]:
@@ -218,7 +226,7 @@ def _chosen_arms(config: SpectrumFiles, hdus: Any, arms: list[str]) -> list[str]
     return chosen
 
 
-def read_arms(hdus: Any, arms: list[str], row: int) -> tuple[Parts, str]:
+def read_arms(hdus: Any, arms: list[str], row: int | None) -> tuple[Parts, str]:
     """Row ``row`` of each arm, in one sequence of ascending wavelength.
 
     Pixels that arms share (DESI's grids coincide where they overlap) are averaged by inverse
@@ -251,13 +259,11 @@ def read_arms(hdus: Any, arms: list[str], row: int) -> tuple[Parts, str]:
     return {"wavelength": wavelength[first], "flux": flux, "ivar": total}, unit
 
 
-def _image_row(image: Any, row: int) -> Array:
+def _image_row(image: Any, row: int | None) -> Array:
     """(n,) of an image (rows, n), reading no other row; or the whole image (n,)."""
     if len(image.shape) == 1:
         return _take(image.data[None], row)
-    if not 0 <= row < image.shape[0]:
-        return _take(np.empty(image.shape[0]), row)  # raises
-    return np.asarray(image.section[row])
+    return np.asarray(image.section[_row_of(row, image.shape[0])])
 
 
 def read_image(config: SpectrumFiles, hdus: Any, image: Any) -> tuple[Parts, str]:
