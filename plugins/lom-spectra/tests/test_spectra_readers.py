@@ -238,7 +238,9 @@ def test_desi_masks_and_pixels_of_one_arm_between_those_of_another(tmp_path: Pat
 
 
 def test_desi_arms_can_be_chosen() -> None:
-    np.testing.assert_allclose(read(DESI, row=0, arms=["z"])["wavelength"][[0, -1]], [0.752, 0.77592])
+    np.testing.assert_allclose(
+        read(DESI, row=0, arms=["z"])["wavelength"][[0, -1]], [0.752, 0.77592]
+    )
     assert len(read(DESI, row=0, arms=["R", "B"])["flux"]) == 551 + 700 - 51
     error = refused(DESI, arms=["B", "X"])
     assert error.reason == "no such arm" and error.detail == "X asked, it has B, R, Z"

@@ -79,6 +79,23 @@ def test_fits_table(tmp_path: Path) -> None:
     assert_is_the_curve(curve(tmp_path / "a.fits"))
 
 
+def test_fits_with_a_curve_a_row(tmp_path: Path) -> None:
+    short = np.array([5.0, 4.0, np.nan])  # two epochs, filled up
+    columns = [
+        fits.Column("OBJID", "2A", array=["s1", "s2"]),
+        fits.Column("MJD", "3D", array=np.stack([TIME, short])),
+        fits.Column("MAG", "3E", array=np.stack([MAG, short])),
+        fits.Column("MAGERR", "3E", array=np.stack([ERR, short])),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
+    found = source(tmp_path / "a.fits", object_column="OBJID")
+    assert [found[i]["id"] for i in range(len(found))] == ["a.fits#s1", "a.fits#s2"]
+    np.testing.assert_allclose(np.sort(found[0]["light_curves"]["value"]), np.sort(MAG))
+    assert found[1]["light_curves"]["time"].tolist() == [4, 5]
+    with pytest.raises(BadRecord, match=r"several curves in one file .*object_column"):
+        source(tmp_path / "a.fits")[0]
+
+
 def test_parquet(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pandas.DataFrame({"mjd": TIME, "mag": MAG, "magerr": ERR}).to_parquet(tmp_path / "a.parquet")

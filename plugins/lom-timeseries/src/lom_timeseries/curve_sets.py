@@ -55,7 +55,11 @@ class _CurveFiles(FileDataset):
         """
         from lom_timeseries.datasets import windows_of
 
-        name, curve = windows_of(self, path)[row]
+        found = windows_of(self, path)
+        if len(found) > 1 and not self.many:
+            told = f"{len(found)}, one a row; set object_column, and each is a record"
+            raise BadRecord("several curves in one file", detail=told)
+        name, curve = found[row]
         if isinstance(curve, BadRecord):
             raise curve
         return name, curve
@@ -74,9 +78,10 @@ class LightCurveFiles(_CurveFiles, kind="light_curve_files"):
     """Light curves from CSV, text, parquet, ECSV and FITS tables; times in days.
 
     A column that is not named is found by its name, upper or lower case (README.md lists which).
-    A parquet file may hold a curve a row, in list columns; with ``object_column`` set and no
-    ``window`` nor ``where`` it is then read by row group, not as a whole. Epochs are sorted by
-    time; those of one time are all kept, in the order of the file.
+    A FITS file may hold a curve a row, in vector columns, of any length or filled up with NaN. So
+    may a parquet file, in list columns: with ``object_column`` set and no ``window`` nor ``where``
+    it is then read by row group, not as a whole. Epochs are sorted by time; those of one time are
+    all kept, in the order of the file.
 
     Args:
         time, value, error, band: columns. ``error`` and ``band`` are optional: where none is

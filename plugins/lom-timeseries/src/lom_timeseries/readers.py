@@ -111,9 +111,11 @@ def make_curve(columns: Mapping[str, Array]) -> Curve:
         role: column if role == "band" else _numbers(column, role)
         for role, column in columns.items()
     }
-    if not len(curve["time"]):
+    # Vector columns are filled up with NaN: neither a time nor a value, so not an epoch.
+    epochs = np.flatnonzero(~(np.isnan(curve["time"]) & np.isnan(curve["value"])))
+    if not len(epochs):
         raise BadRecord("no row of a light curve")
-    order = np.argsort(curve["time"], kind="stable")
+    order = epochs[np.argsort(curve["time"][epochs], kind="stable")]
     return {role: column[order] for role, column in curve.items()}
 
 
@@ -233,13 +235,23 @@ def _fits(path: Path, need: str | None) -> tuple[Table, dict[str, Any]]:
                     if names is None or (need and need not in names.names):
                         continue
                     data = hdu.data
-                    table = {c: _plain(_native(data[c])) for c in names.names if data[c].ndim == 1}
+                    table = {c: _a_row(_native(data[c])) for c in names.names if data[c].ndim < 3}
                     return table, dict(hdu.header)
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise BadRecord("damaged FITS file", detail=_told(error)) from None
         except AstropyWarning as error:
             raise BadRecord("damaged FITS file", detail=_told(error)) from None
     raise BadRecord("no table of a light curve in the FITS file")
+
+
+def _a_row(column: Array) -> Array:
+    """A cell a row: (n,), or of a vector column (n, k) an object array of n arrays (k,)."""
+    if column.ndim == 1:
+        return _plain(column)
+    cells = np.empty(len(column), dtype=object)
+    for row, cell in enumerate(column):
+        cells[row] = cell
+    return cells
 
 
 def _told(error: BaseException) -> str:
