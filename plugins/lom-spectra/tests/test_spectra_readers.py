@@ -150,7 +150,6 @@ def test_a_spectrum_a_row(tmp_path: Path) -> None:
     assert len(source) == 3 and source[2]["id"] == "a.fits#2"
     np.testing.assert_array_equal(source[2]["spectra"]["flux"], FLUX + 2)
     np.testing.assert_array_equal(read(tmp_path / "a.fits", row=1)["flux"], FLUX + 1)
-    assert refused(tmp_path / "a.fits", row=3).reason == "no such row"
     assert "3; set row: all" in refused(tmp_path / "a.fits").detail, "two would be lost unseen"
 
 
@@ -238,9 +237,8 @@ def test_desi_masks_and_pixels_of_one_arm_between_those_of_another(tmp_path: Pat
 
 
 def test_desi_arms_can_be_chosen() -> None:
-    np.testing.assert_allclose(
-        read(DESI, row=0, arms=["z"])["wavelength"][[0, -1]], [0.752, 0.77592]
-    )
+    z = read(DESI, row=0, arms=["z"])
+    np.testing.assert_allclose(z["wavelength"][[0, -1]], [0.752, 0.77592])
     assert len(read(DESI, row=0, arms=["R", "B"])["flux"]) == 551 + 700 - 51
     error = refused(DESI, arms=["B", "X"])
     assert error.reason == "no such arm" and error.detail == "X asked, it has B, R, Z"

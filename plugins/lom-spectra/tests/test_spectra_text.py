@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lom_spectra import Spectra, SpectrumFiles
@@ -44,6 +45,37 @@ def test_text(tmp_path: Path, text: str) -> None:
     np.testing.assert_allclose(value["wavelength"], [0.4, 0.4001], rtol=1e-7)
     np.testing.assert_array_equal(value["flux"], np.float32([1.5, 2.5]))
     assert set(value) == {"flux", "wavelength"}
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"),
+    [
+        ("micron", "0.4 1.5\n0.4001 2.5\n"),
+        ("nm", "400 1.5\n400.1 2.5\n"),
+        ("log10_angstrom", "3.602059991 1.5\n3.602168562 2.5\n"),
+    ],
+)
+def test_wavelengths_without_a_unit_are_not_taken_for_angstrom(
+    tmp_path: Path, unit: Any, text: str
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    error = refused(tmp_path / "a.txt")
+    assert error.reason == "wavelengths without a unit that are hardly Å"
+    assert f"from {text.split()[0][:4]}" in error.detail and unit in error.detail
+    value = SpectrumFiles(paths=[str(tmp_path / "a.txt")], unit=unit).build(REGISTRY)[0]["spectra"]
+    np.testing.assert_allclose(value["wavelength"], [0.4, 0.4001], rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("unit", "begin"), [("log(nm)", 2.6), ("dex(Angstrom)", 3.6), ("log10 um", -0.4)]
+)
+def test_logarithms_of_a_stated_unit(tmp_path: Path, unit: str, begin: float) -> None:
+    columns = [
+        fits.Column("loglam", "D", unit=unit, array=begin + np.arange(9) * 1e-4),
+        fits.Column("flux", "E", array=np.ones(9)),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
+    assert read(tmp_path / "a.fits")["wavelength"][0] == pytest.approx(10**-0.4)
 
 
 def test_text_with_errors(tmp_path: Path) -> None:

@@ -146,7 +146,8 @@ class SpectrumFiles(FileDataset, kind="spectrum_files"):
             themselves. An ``error`` becomes an ivar; any bit of a mask is bad. Of an ``image``,
             ivar, error and mask name HDUs.
         hdu: number or name of the FITS extension to take.
-        unit: of the wavelengths; ``auto`` believes the file, else log10 Å for ``loglam``, else Å.
+        unit: of the wavelengths; ``auto`` believes the file, else log10 Å for ``loglam``, else Å
+            where they begin at 900 or more: nm, micron or log10 Å would be taken for Å below.
         medium: ``air`` wavelengths are converted to vacuum; SDSS and DESI are in vacuum.
         row: which spectrum of a file that holds many, from 0, or ``all``: a record for each.
             Without it such a file is a bad record, so that none is left out unseen.

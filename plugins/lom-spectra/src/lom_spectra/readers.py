@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ NAMES = {
 }
 TEXT = (".txt", ".dat", ".csv", ".ascii")
 NO_WAVELENGTH = ("FREQ", "ENER", "WAVN", "VRAD", "VOPT", "ZOPT", "VELO", "BETA")  # of CTYPE1
+BLUEST = 0.09  # micron; below it stars are not seen, but nm, micron and log10 Å look like Å
 SAME = 1e-7  # wavelengths of two arms that differ by less, relative, are one
 # What astropy raises for damaged files, besides its warnings.
 DAMAGED = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, zlib.error)
@@ -52,7 +54,7 @@ def read_spectrum(config: SpectrumFiles, path: Path, row: int | None) -> dict[st
         with opened(path) as hdus:
             parts, unit = _read_fits(config, hdus, row)
     parts = {what: np.asarray(values).ravel() for what, values in parts.items()}
-    wavelength = to_micron(parts["wavelength"], unit if config.unit == "auto" else config.unit)
+    wavelength = _micron(parts["wavelength"], unit if config.unit == "auto" else config.unit)
     spectrum = {
         "flux": parts["flux"].astype(np.float32),
         "wavelength": air_to_vacuum(wavelength) if config.medium == "air" else wavelength,
@@ -66,6 +68,19 @@ def read_spectrum(config: SpectrumFiles, path: Path, row: int | None) -> dict[st
     if len(wavelength) > 1 and (np.diff(wavelength) < 0).all():
         spectrum = {what: values[::-1] for what, values in spectrum.items()}
     return _cut(config, spectrum)
+
+
+def _micron(values: Array, unit: str) -> Array:
+    """(n,) float64 micron; values without a unit are taken for Å, if they can be."""
+    wavelength = to_micron(values, unit or "angstrom")
+    seen = wavelength[wavelength > 0]
+    if not unit and len(seen) and seen.min() < BLUEST:
+        raise BadRecord(
+            "wavelengths without a unit that are hardly Å",
+            detail=f"from {np.nanmin(values):.6g} to {np.nanmax(values):.6g}; "
+            "set unit: angstrom, nm, micron or log10_angstrom",
+        )
+    return wavelength
 
 
 def inverse_variance(error: Array) -> Array:
@@ -294,12 +309,16 @@ def read_image(config: SpectrumFiles, hdus: Any, image: Any) -> tuple[Parts, str
     return parts, _unit(header.get("CUNIT1"), header.get("DC-FLAG") == 1 or axis[:3] == "LOG")
 
 
-def _unit(stated: Any, is_log: bool = False) -> str:
-    """The unit of wavelengths: what the file states, or else Ångström; of their log10 if so."""
-    stated = str(stated or "").strip()
+def _unit(given: Any, is_log: bool = False) -> str:
+    """The unit of wavelengths that the file states, or of their log10 (Å, where it says no more).
+
+    Empty if it states none.
+    """
+    stated = str(given or "").strip()
     if is_log or "log" in stated.lower() or "dex" in stated.lower():
-        return "log10_angstrom"
-    return stated or "angstrom"
+        linear = re.sub(r"log(10)?|dex|\W", "", stated.lower())
+        return f"log10_{linear if linear in ('nm', 'um', 'micron') else 'angstrom'}"
+    return stated
 
 
 def _hdu(hdus: Any, which: int | str) -> Any:
@@ -310,7 +329,8 @@ def _hdu(hdus: Any, which: int | str) -> Any:
 
 
 def _listed(hdus: Any) -> str:
-    return ", ".join(f"{i} {hdu.name or '-'}" for i, hdu in enumerate(hdus))
+    told = (f"{i} {h.name or '-'} {getattr(h, 'shape', '') or ''}" for i, h in enumerate(hdus))
+    return ", ".join(line.strip() for line in told)
 
 
 # ---------------------------------------------------------------------------------------- text
