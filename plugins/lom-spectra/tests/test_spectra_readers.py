@@ -240,8 +240,7 @@ def test_desi_arms_can_be_chosen() -> None:
     z = read(DESI, row=0, arms=["z"])
     np.testing.assert_allclose(z["wavelength"][[0, -1]], [0.752, 0.77592])
     assert len(read(DESI, row=0, arms=["R", "B"])["flux"]) == 551 + 700 - 51
-    error = refused(DESI, arms=["B", "X"])
-    assert error.reason == "no such arm" and error.detail == "X asked, it has B, R, Z"
+    assert refused(DESI, arms=["B", "X"]).detail == "X asked, it has B, R, Z"
 
 
 def test_desi_rows_beyond_the_end_and_other_layouts_are_refused(tmp_path: Path) -> None:
