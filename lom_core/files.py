@@ -49,6 +49,11 @@ class FileDataset(Dataset):
         """The files behind one entry of the list. Override it where an entry is a pattern."""
         return [path]
 
+    def stem(self, path: Path) -> str:
+        """An entry's name without its ending, by which ``crossmatch`` knows the object."""
+        endings = (s for s in self.suffixes if path.name.lower().endswith(s))
+        return path.name[: len(path.name) - len(max(endings, key=len, default=""))]
+
     def count(self, path: Path) -> int:
         """How many records a file holds. Override it for tables with a record a row."""
         return 1
@@ -71,6 +76,14 @@ class FileSource:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def ids(self) -> list[str | None]:
+        """Names of files without their endings: ``ngc1300`` of ``ngc1300.fits.gz``."""
+        return [None if path is None else self.object(path, row) for path, row in self.items]
+
+    def object(self, path: Path, row: int) -> str:
+        """The name of the object in a file, or in one of its rows."""
+        return f"{path.name}#{row}" if self.many_rows else self.dataset.stem(path)
 
     def __getitem__(self, index: int) -> Record:
         path, row = self.items[index]

@@ -177,6 +177,15 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
 
+@runtime_checkable
+class Identified(Protocol):
+    """A source that tells its records' ids without reading them, as crossmatching by id needs."""
+
+    def ids(self) -> list[str | None]:
+        """The name of each record's object; None for one that was not observed."""
+        ...
+
+
 class Dataset(Component, role="dataset"):
     """Where records come from. ``build(registry)`` opens it and returns a Source.
 

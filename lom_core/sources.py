@@ -6,14 +6,14 @@ import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lom_core.builtin.tokenisers import numbers, per_token
 from lom_core.errors import BadRecord, ConfigError, DataError, nearest
 from lom_core.modality import ModalityRegistry
-from lom_core.roles import Array, Record, Source, Tokens
+from lom_core.roles import Array, Identified, Record, Source, Tokens
 from lom_core.tables import read_rows
 
 
@@ -108,22 +108,42 @@ def as_array(value: Any) -> Array:
 
 
 class CrossmatchSource:
-    """Record i of every part at once."""
+    """Record i of every part at once; or, by ``id``, what the parts hold of one object.
 
-    def __init__(self, parts: Mapping[str, Source]) -> None:
+    Errors:
+        DataError: lengths that differ; the same ids in another order; by ``id``, a part that does
+            not tell its ids, one that has an id twice, or no id that two parts share.
+    """
+
+    def __init__(self, parts: Mapping[str, Source], by: Literal["row", "id"] = "row") -> None:
+        self.parts = parts
+        self.names: list[str] = []
+        # part -> (objects,) where it holds each object, -1 for nowhere; empty: in its own row.
+        self.places: dict[str, Array] = {}
+        if by == "id":
+            self.names, self.places = _join(
+                {name: _ids(part, name) for name, part in parts.items()}
+            )
+            return
         lengths = {name: len(part) for name, part in parts.items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name} has {n}" for name, n in lengths.items())
-            raise DataError(f"crossmatched data sets must have the same length: {told}")
-        self.parts = parts
+            raise DataError(
+                f"crossmatched data sets must have the same length: {told}; "
+                "or be matched by their ids: set by: id"
+            )
+        _same_order(parts)
 
     def __len__(self) -> int:
-        return len(next(iter(self.parts.values())))
+        return len(self.names) if self.places else len(next(iter(self.parts.values())))
 
     def __getitem__(self, index: int) -> Record:
         merged: dict[str, Any] = {}
         for name, part in self.parts.items():
-            record = dict(part[index])
+            at = int(self.places[name][index]) if self.places else index
+            if at < 0 and self.places:
+                continue
+            record = dict(part[at])
             identity = record.pop("id", None)
             twice = sorted(set(merged) & set(record))
             if twice:
@@ -133,7 +153,57 @@ class CrossmatchSource:
             if identity is not None:
                 merged.setdefault("id", identity)
             merged.update(record)
-        return merged
+        return {**merged, "id": self.names[index]} if self.places else merged
+
+
+def _ids(part: Source, name: str) -> list[str | None]:
+    if not isinstance(part, Identified):
+        raise DataError(
+            f"crossmatch by id: data set '{name}' ({type(part).__name__}) does not tell its ids "
+            "without reading its records; files and tables with an id_column do"
+        )
+    return part.ids()
+
+
+def _join(ids: Mapping[str, list[str | None]]) -> tuple[list[str], dict[str, Array]]:
+    """All ids, in the order in which the parts name them, and where each part has them."""
+    found: dict[str, dict[str, int]] = {}
+    for name, part in ids.items():
+        found[name] = {}
+        for row, key in enumerate(part):
+            if key in found[name]:
+                raise DataError(
+                    f"crossmatch by id: '{name}' has the id '{key}' twice, "
+                    f"in records {found[name][key]} and {row}"
+                )
+            if key is not None:
+                found[name][key] = row
+    names = list(dict.fromkeys(key for part in found.values() for key in part))
+    if len(found) > 1 and len(names) == sum(map(len, found.values())):
+        told = ", ".join(f"{name} such as '{next(iter(part), '')}'" for name, part in found.items())
+        raise DataError(f"crossmatch by id: no two data sets share an id; they have: {told}")
+    return names, {
+        name: np.array([part.get(key, -1) for key in names], dtype=np.int64)
+        for name, part in found.items()
+    }
+
+
+def _same_order(parts: Mapping[str, Source]) -> None:
+    """Refuses ids that are the same in two parts, but for their order: rows are then mismatched."""
+    quick = {
+        name: part.ids()
+        for name, part in parts.items()
+        if isinstance(part, Identified) and not getattr(part, "many_rows", False)
+    }
+    first, *others = quick or {"": []}
+    for other in others:
+        a, b = quick[first], quick[other]
+        if a != b and None not in a and set(a) == set(b):
+            row = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+            raise DataError(
+                f"crossmatched data sets '{first}' and '{other}' have the same ids in another "
+                f"order (record {row} is '{a[row]}' and '{b[row]}'): set by: id"
+            )
 
 
 def open_table(
@@ -160,7 +230,7 @@ def open_table(
     records = []
     for number, row in enumerate(chosen):
         record = {name: held[number] for name, held in cells.items() if held[number] is not None}
-        records.append({**record, "id": row[id_column] if id_column else str(number)})
+        records.append({**record, "id": row[id_column].strip() if id_column else str(number)})
     return ListSource(records)
 
 
@@ -184,6 +254,9 @@ class ListSource:
 
     def __getitem__(self, index: int) -> Record:
         return self.records[index]
+
+    def ids(self) -> list[str | None]:
+        return [record.get("id") for record in self.records]
 
 
 class ConcatSource:

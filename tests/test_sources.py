@@ -14,7 +14,13 @@ from lom_core.files import FileDataset, list_paths
 from lom_core.loader import open_sources
 from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Dataset, Tokens
-from lom_core.sources import ConcatSource, CrossmatchSource, UserSource
+from lom_core.sources import (
+    ConcatSource,
+    CrossmatchSource,
+    ListSource,
+    UserSource,
+    open_table,
+)
 
 REGISTRY = ModalityRegistry([ModalityConfig(name=n, input_size=1) for n in ("x", "y")])
 
@@ -149,6 +155,41 @@ def test_path_lists_of_different_length_are_refused_before_training(folder: Path
     crossmatch = Dataset.model_validate({"kind": "crossmatch", "of": sets})
     with pytest.raises(DataError, match=r"same length: images has 3, spectra has 2"):
         open_sources(DataConfig(dataset=crossmatch), REGISTRY, 0)
+
+
+def test_crossmatch_by_id_joins_files_and_tables_in_any_order(folder: Path) -> None:
+    table = folder / "labels.csv"
+    table.write_text("name,z\nb,2\nnone,9\na,1\n")
+    z = open_table(str(table), {"z": "z"}, "name", {})
+    x = Numbers(paths=[str(folder / "a.num"), "-", str(folder / "b.num")]).build(REGISTRY)
+    both = CrossmatchSource({"x": x, "z": z}, "id")
+    assert [(r["id"], r.get("z"), "x" in r) for r in (both[i] for i in range(len(both)))] == [
+        ("a", 1, True),
+        ("b", 2, True),
+        ("none", 9, False),
+    ]
+    assert pickle.loads(pickle.dumps(both))[1]["x"].tolist() == [[1], [2]]
+
+
+def test_crossmatch_by_row_refuses_the_same_ids_in_another_order(folder: Path) -> None:
+    x = Numbers(paths=[str(folder / f"{n}.num") for n in "ab"]).build(REGISTRY)
+    rows = [{"id": "b", "z": 2}, {"id": "a", "z": 1}]
+    with pytest.raises(DataError, match=r"another order \(record 0 is 'a' and 'b'\): set by: id"):
+        CrossmatchSource({"x": x, "z": ListSource(rows)})
+    assert CrossmatchSource({"x": x, "z": ListSource(rows[::-1])})[1]["z"] == 2
+    others = [{"id": "7", "z": 2}, {"id": "8", "z": 1}]  # names of its own: rows are what counts
+    assert CrossmatchSource({"x": x, "z": ListSource(others)})[0]["z"] == 2
+
+
+def test_crossmatch_by_id_refuses_what_it_cannot_match(folder: Path) -> None:
+    x = Numbers(paths=[str(folder / "a.num")]).build(REGISTRY)
+    twice = ListSource([{"id": "a"}, {"id": "b"}, {"id": "a"}])
+    with pytest.raises(DataError, match="'z' has the id 'a' twice, in records 0 and 2"):
+        CrossmatchSource({"x": x, "z": twice}, "id")
+    with pytest.raises(DataError, match="share an id; they have: x such as 'a', z such as 'A'"):
+        CrossmatchSource({"x": x, "z": ListSource([{"id": "A"}])}, "id")
+    with pytest.raises(DataError, match=r"'z' \(UserSource\) does not tell its ids"):
+        CrossmatchSource({"x": x, "z": user({"x": 1})}, "id")
 
 
 def test_two_sets_of_one_modality_cannot_be_crossmatched(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,21 +12,27 @@ from lom_core.roles import Dataset, Source
 
 
 class Crossmatch(Dataset, kind="crossmatch"):
-    """Several data sets of the same length, read side by side: record i is all their records i.
+    """Several data sets of the same objects, read side by side.
 
-    ``{kind: crossmatch, of: {images: {kind: galaxy_files, ...}, spectra: {...}}}``. A data set
-    that did not observe object i (an empty line or ``-`` in its path list) adds nothing to it.
+    ``{kind: crossmatch, of: {images: {kind: galaxy_files, ...}, spectra: {...}}}``. By ``row``
+    (the default), record i is all their records i; a data set that did not observe object i (an
+    empty line or ``-`` in its path list) adds nothing to it. By ``id``, a record is what they hold
+    of one id: the name of a file without its ending, a table's ``id_column``, the
+    ``object_column`` of light curves. An object that only some of them hold has only that.
 
     Errors:
-        DataError: lengths that differ, before training starts.
+        DataError: before training starts, for lengths that differ, or the same ids in another
+            order; by ``id``, for an id that one of them has twice, or if no two share any.
     """
 
     of: dict[str, Dataset] = Field(min_length=1)
+    by: Literal["row", "id"] = "row"
 
     def build(self, registry: ModalityRegistry) -> Source:
         from lom_core.sources import CrossmatchSource
 
-        return CrossmatchSource({name: part.build(registry) for name, part in self.of.items()})
+        parts = {name: part.build(registry) for name, part in self.of.items()}
+        return CrossmatchSource(parts, self.by)
 
 
 class Hub(Dataset, kind="hub"):

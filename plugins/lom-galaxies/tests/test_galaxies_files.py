@@ -186,6 +186,7 @@ def test_one_file_a_band(tmp_path: Path) -> None:
     path = tmp_path / "a_{band}.fits"
     bands = list("grz")
     got = read(path, bands=bands)
+    assert source([path], bands=bands).ids() == ["a"]
     assert got.shape == (20, 24, 3)
     assert np.array_equal(got, np.stack([FLUX, FLUX + 1, FLUX + 2], axis=-1))
     masked = read(path, bands=bands, mask_hdu="BPM")

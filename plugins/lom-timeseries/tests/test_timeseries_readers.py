@@ -92,6 +92,7 @@ def test_fits_with_a_curve_a_row(tmp_path: Path) -> None:
     assert [found[i]["id"] for i in range(len(found))] == ["a.fits#s1", "a.fits#s2"]
     np.testing.assert_allclose(np.sort(found[0]["light_curves"]["value"]), np.sort(MAG))
     assert found[1]["light_curves"]["time"].tolist() == [4, 5]
+    assert found.ids() == ["s1", "s2"], "to be crossmatched by"
     with pytest.raises(BadRecord, match=r"several curves in one file .*object_column"):
         source(tmp_path / "a.fits")[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -167,6 +168,10 @@ class GalaxyFiles(FileDataset, kind="galaxy_files"):
             if not found[0].exists() and beside[0].exists():
                 return beside
         return found
+
+    def stem(self, path: Path) -> str:
+        """``ngc1300`` of ``ngc1300_{band}.fits``."""
+        return re.sub(r"[-_.]?\{band\}[-_.]?", "", super().stem(path))
 
     def read(self, path: Path, row: int) -> Any:
         from lom_galaxies.datasets import read_galaxy

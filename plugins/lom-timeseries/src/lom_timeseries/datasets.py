@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lom_timeseries.curve_sets import Curve, _CurveFiles
     from lom_timeseries.readers import Named
 
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, SyntaxError)  # as FileSource catches
 PIECE, STEP, BORDER = 128, 64, 768  # of the ECG that ships, in samples
 
 
@@ -26,6 +27,14 @@ class CurveSource(FileSource):
     """Records named by file, object and window, for those parts that there are."""
 
     dataset: _CurveFiles
+
+    def object(self, path: Path, row: int) -> str:
+        """The object's name, where a file holds many."""
+        try:
+            name = self.dataset.entry(path, row)[0] if self.dataset.many else ""
+        except UNREADABLE:  # told when it is read
+            return f"{path.name}#{row}"
+        return name or self.dataset.stem(path)
 
     def __getitem__(self, index: int) -> Record:
         record = dict(super().__getitem__(index))
@@ -43,7 +52,7 @@ def count_windows(config: _CurveFiles, path: Path) -> int:
     """Records in a file; 1 for one that cannot be read, which tells so when it is its turn."""
     try:
         return len(windows_of(config, path))
-    except (OSError, EOFError, ValueError, LookupError, SyntaxError):  # as FileSource catches
+    except UNREADABLE:
         return 1
 
 
