@@ -126,7 +126,7 @@ def list_paths(paths: str | list[str], suffixes: tuple[str, ...] = ()) -> list[P
     if suffixes and path.name.lower().endswith(suffixes) and path.suffix != ".txt":
         return [path]
     try:
-        lines = path.read_text(encoding="utf8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError(
             f"{path} is no path list (UTF-8 text, a path a line), and of the files that are read "

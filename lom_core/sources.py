@@ -17,6 +17,9 @@ from lom_core.roles import Array, Identified, Record, Source, Tokens
 from lom_core.tables import read_rows
 
 
+MISSING = ("", "-", "--", "nan", "null")
+
+
 def open_user_dataset(
     target: str, arguments: Mapping[str, Any], registry: ModalityRegistry
 ) -> Source:
@@ -236,7 +239,7 @@ def open_table(
 
 def _typed(cells: Sequence[str]) -> list[Any]:
     """A column as numbers if all of its cells are, else as text; None for what was not observed."""
-    held = [None if cell.strip().lower() in ("", "-", "nan") else cell for cell in cells]
+    held = [None if cell.strip().lower() in MISSING else cell for cell in cells]
     for number in (int, float):
         with suppress(ValueError):
             return [None if cell is None else number(cell) for cell in held]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,7 +100,10 @@ def _read_catalogue(path: Path, ids: Array) -> dict[str, Array]:
         raise DataError(f"{path} needs a column 'id'; it has: {', '.join(columns) or 'no row'}")
     by_id = {row["id"]: row for row in rows}
     if len(by_id) < len(rows):
-        raise DataError(f"{path}: {len(rows) - len(by_id)} of {len(rows)} rows repeat an id")
+        twice = Counter(row["id"] for row in rows).most_common(1)[0][0]
+        raise DataError(
+            f"{path}: {len(rows) - len(by_id)} of {len(rows)} rows repeat an id, such as '{twice}'"
+        )
     if not any(i in by_id for i in ids):
         raise DataError(f"{path}: none of its ids is among the records, such as '{ids[0]}'")
     found = {}

@@ -50,15 +50,20 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     """The rows of a CSV file by the names in its first line; lines without a cell are none.
 
     Errors:
-        DataError: it cannot be read, or a row has another number of cells than there are names.
+        DataError: it cannot be read, names a column twice, or a row has another number of cells
+            than there are names.
     """
     try:
         with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             names = next(reader, [])
             rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV in UTF-8: {error}") from None
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise DataError(f"{path} has two columns '{twice[0]}'")
     for line, row in rows:
         if len(row) != len(names):
             raise DataError(f"{path} line {line} has {len(row)} cells, its first line {len(names)}")

@@ -171,6 +171,23 @@ def test_crossmatch_by_id_joins_files_and_tables_in_any_order(folder: Path) -> N
     assert pickle.loads(pickle.dumps(both))[1]["x"].tolist() == [[1], [2]]
 
 
+def test_a_table_of_excel_is_read_and_shifted_cells_are_refused(tmp_path: Path) -> None:
+    def opened(text: bytes) -> Any:
+        (tmp_path / "a.csv").write_bytes(text)
+        return open_table(str(tmp_path / "a.csv"), {"z": "z"}, "id", {})
+
+    marked = opened(b"\xef\xbb\xbfid,z\r\na,1\r\n\r\nb,--\r\n")
+    assert marked[0] == {"id": "a", "z": 1} and marked[1] == {"id": "b"}
+    with pytest.raises(DataError, match=r"a\.csv line 3 has 4 cells, its first line 3"):
+        opened(b"id,name,z\na,M 31,1\nb,NGC 1, A,2\n")
+    with pytest.raises(DataError, match="line 2 has 1 cells, its first line 2"):
+        opened(b"id,z\na\n")
+    with pytest.raises(DataError, match="has two columns 'z'"):
+        opened(b"id,z,z\na,1,2\n")
+    with pytest.raises(DataError, match=r"a\.csv: cannot be read as CSV in UTF-8"):
+        opened(b"SIMPLE\xa1")
+
+
 def test_crossmatch_by_row_refuses_the_same_ids_in_another_order(folder: Path) -> None:
     x = Numbers(paths=[str(folder / f"{n}.num") for n in "ab"]).build(REGISTRY)
     rows = [{"id": "b", "z": 2}, {"id": "a", "z": 1}]

@@ -64,7 +64,8 @@ class Table(Dataset, kind="table"):
     """Columns of a CSV file: labels and numbers, a row an object.
 
     ``{kind: table, path: labels.csv, columns: {redshift: Z}}``; crossmatch it with the files that
-    the rows stand for. An empty cell, ``nan`` or ``-`` is a modality that was not observed.
+    the rows stand for. An empty cell, ``nan``, ``null``, ``-`` or ``--`` is a modality that
+    was not observed.
 
     Args:
         path: the file; its first line names the columns.
