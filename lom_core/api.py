@@ -9,6 +9,7 @@ Records are what data sets yield, ``{modality: raw observation}``; answers are i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from lom_core.answers import Answer, Question, at_once, in_turn, log_likelihood
 from lom_core.checkpoint import find, load_model
 from lom_core.config import RunConfig
 from lom_core.conformal import Correction, weights_of
-from lom_core.data import Reader
+from lom_core.data import Reader, Tally
 from lom_core.device import pick_device
 from lom_core.embed import Table, embed, joined
 from lom_core.errors import ConfigError, DataError
@@ -106,10 +107,19 @@ class LargeObservationModel:
             how: as of :func:`lom_core.embed.embed`: ``pool``, ``layer``, ``given``, ``tokens`` ...
 
         Errors:
-            DataError: no record; records that cannot be used are left out.
+            DataError: no record that can be used. Those that cannot are left out, with a warning:
+                the table's ``id`` says which remain.
         """
         source = ListSource([records] if isinstance(records, Mapping) else list(records))
-        return joined(embed(self.lom, self.reader.over(source), self.config, **how))
+        tally = how.setdefault("tally", Tally())
+        tables = list(embed(self.lom, self.reader.over(source), self.config, **how))
+        if tally.bad:
+            example = next(iter(tally.examples.values()))
+            told = f"{tally.n_bad} of {tally.seen} records are left out, the first: {example}"
+            if not tables:
+                raise DataError(told)
+            warnings.warn(told, stacklevel=2)
+        return joined(tables)
 
     def predict(self, records: Record | Iterable[Record], **how: Any) -> list[Prediction]:
         """What is the content of ``target`` at each position, given what was observed?

@@ -10,7 +10,7 @@ import numpy as np
 
 from lom_core.answers import Question, Where
 from lom_core.config import RunConfig
-from lom_core.errors import ConfigError, DataError
+from lom_core.errors import ConfigError, DataError, nearest
 from lom_core.heads import Draw
 from lom_core.model import Lom
 from lom_core.roles import Array, Encoder, Record, SequenceEncoder, Tokens
@@ -88,6 +88,13 @@ class Requests:
     ) -> dict[str, Tokens]:
         """The tokens that are shown, all but the target's if None; DataError lists what there is
         where one is missing."""
+        if given is None and not tokens:  # a name misspelt, not a wish to know the average answer
+            held, known = [name for name in record if name != "id"], self.registry.names()
+            guess = nearest(held[0], known) if held else ""
+            raise DataError(
+                f"record {name_of(record)} holds none of {', '.join(known)}; it has "
+                f"{', '.join(held) or 'nothing'}{guess}; to ask without any, say given=[]"
+            )
         names = [name for name in tokens if name != target] if given is None else given
         for name in names:
             if name not in tokens:

@@ -274,7 +274,7 @@ def test_labels_stand_where_they_always_stand() -> None:
     assert set(found.chances) == {"spiral", "elliptical"}
     assert sum(found.chances.values()) == pytest.approx(1)
     assert max(found.chances, key=lambda label: found.chances[label]) == found.point
-    number = asked.predict({}, target="redshift", quantiles=(0.1, 0.9))[0]
+    number = asked.predict({}, given=[], target="redshift", quantiles=(0.1, 0.9))[0]
     assert number.quantiles[0.1] < number.point < number.quantiles[0.9]
 
 

@@ -100,6 +100,10 @@ def test_what_a_record_lacks_is_told(trained: LargeObservationModel) -> None:
         DataError, match="record w7 has no 'word', which is to be given; it has wave"
     ):
         trained.predict(wave, target="wave", given=["word"])
+    with pytest.raises(DataError, match=r"none of .*; it has waves; did you mean 'wave'"):
+        trained.predict({"waves": whole["wave"]}, target="word", at=[0])
+    asked = {"target": "word", "at": [0]}  # without anything, if one says so
+    assert trained.predict({}, given=[], **asked)[0].tokens.content.shape == (1,)
     with pytest.raises(DataError, match=r"w7 does not tell where 'word' .* positions \(n, 1\)"):
         trained.predict(wave, target="word")
     with pytest.raises(ConfigError, match="where is 'wave' to go on"):

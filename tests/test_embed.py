@@ -267,3 +267,8 @@ def test_from_python(make_run: MakeRun, tmp_path: Path) -> None:
     np.testing.assert_allclose(alone["embedding"][0], table["embedding"][4], atol=2e-5)
     with pytest.raises(DataError, match="no record"):
         model.embed([])
+    nameless = {"waves": records[0]["wave"], "id": "x"}
+    with pytest.raises(DataError, match=r"1 of 1 records are left out, the first: .*no modality"):
+        model.embed(nameless)
+    with pytest.warns(UserWarning, match="1 of 2 records are left out"):
+        assert model.embed([nameless, records[3]])["id"].tolist() == ["3"]
