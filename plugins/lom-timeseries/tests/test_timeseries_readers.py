@@ -79,6 +79,18 @@ def test_fits_table(tmp_path: Path) -> None:
     assert_is_the_curve(curve(tmp_path / "a.fits"))
 
 
+@pytest.mark.parametrize("name", ["a.fits", "a.ecsv"])
+def test_times_in_a_stated_unit_become_days(tmp_path: Path, name: str) -> None:
+    table = Table({"TIME": np.array(TIME) * 86400, "MAG": MAG, "MAGERR": ERR})
+    table["TIME"].unit, table["MAGERR"].unit = "s", "mag"
+    table.write(tmp_path / name)
+    assert_is_the_curve(curve(tmp_path / name))
+    table["TIME"] = np.array(TIME)
+    table["TIME"].unit = "d"
+    table.write(tmp_path / name, overwrite=True)
+    assert_is_the_curve(curve(tmp_path / name))
+
+
 def test_fits_with_a_curve_a_row(tmp_path: Path) -> None:
     short = np.array([5.0, 4.0, np.nan])  # two epochs, filled up
     columns = [

@@ -75,7 +75,8 @@ class _CurveFiles(FileDataset):
 
 
 class LightCurveFiles(_CurveFiles, kind="light_curve_files"):
-    """Light curves from CSV, text, parquet, ECSV and FITS tables; times in days.
+    """Light curves from CSV, text, parquet, ECSV and FITS tables; times in days, or in the unit
+    that ECSV and FITS state.
 
     A column that is not named is found by its name, upper or lower case (README.md lists which).
     A FITS file may hold a curve a row, in vector columns, of any length or filled up with NaN. So

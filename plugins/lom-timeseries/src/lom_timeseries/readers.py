@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Table = dict[str, Array]
 """Columns by name: (n,) of one length each. A column of objects holds a curve a row."""
 
+Units = dict[str, "str | None"]
+"""Column -> the unit that the file states."""
+
 Named = tuple[str, "Curve | BadRecord"]
 
 PARQUET = (".parquet", ".pq")
@@ -47,8 +50,10 @@ def read_curves(config: LightCurveFiles, path: Path) -> list[Named]:
     Errors:
         BadRecord: no table, a column that is missing, no row left.
     """
-    table = read_table(path)
+    table, units = read_table(path)
     columns = find_columns(config, table)
+    time = columns["time"]
+    table[time] = in_days(table[time], units.get(time))
     table = _rows(table, config.where)
     names = table[_named(table, config.object_column)] if config.object_column else None
     for column in config.targets.values():
@@ -177,7 +182,18 @@ def _rows(table: Table, where: Mapping[str, str | list[str]]) -> Table:
     return table
 
 
-def read_table(path: Path) -> Table:
+def in_days(times: Array, unit: str | None) -> Array:
+    """Seconds, hours ... as days; times without a unit, or of an unknown one, are days already."""
+    if not unit:
+        return times
+    from astropy import units
+
+    stated = units.Unit(unit, parse_strict="silent")
+    is_time = not isinstance(stated, units.UnrecognizedUnit) and stated.is_equivalent(units.day)
+    return times * stated.to(units.day) if is_time and stated != units.day else times
+
+
+def read_table(path: Path) -> tuple[Table, Units]:
     """The columns of a table, in the file's order; masked cells are NaN or an empty text.
 
     Errors:
@@ -185,10 +201,11 @@ def read_table(path: Path) -> Table:
     """
     name = path.name.lower()
     if name.endswith(PARQUET):
-        return _parquet(path)
+        return _parquet(path), {}
     if name.endswith((".fits", ".fits.gz", ".fit")):
-        return _fits(path, None)[0]
-    return _ecsv(path) if name.endswith(".ecsv") else _text(path)
+        table, header, units = _fits(path, None)
+        return table, {c: unit or header.get("TIMEUNIT") for c, unit in units.items()}
+    return _ecsv(path) if name.endswith(".ecsv") else (_text(path), {})
 
 
 def _parquet(path: Path) -> Table:
@@ -202,11 +219,14 @@ def _parquet(path: Path) -> Table:
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
-def _ecsv(path: Path) -> Table:
+def _ecsv(path: Path) -> tuple[Table, Units]:
     from astropy.table import Table as AstropyTable
 
     table = AstropyTable.read(path, format="ascii.ecsv")
-    return {name: _plain(table[name]) for name in table.colnames}
+    columns = {name: table[name] for name in table.colnames}
+    stated = {c: getattr(column, "unit", None) for c, column in columns.items()}
+    units: Units = {c: None if unit is None else str(unit) for c, unit in stated.items()}
+    return {c: _plain(column) for c, column in columns.items()}, units
 
 
 def _plain(column: Any) -> Array:
@@ -220,8 +240,8 @@ def _plain(column: Any) -> Array:
     return np.asarray(values.astype(object).filled(""))
 
 
-def _fits(path: Path, need: str | None) -> tuple[Table, dict[str, Any]]:
-    """The first table (that has column ``need``) of a FITS file, and its header."""
+def _fits(path: Path, need: str | None) -> tuple[Table, dict[str, Any], Units]:
+    """The first table (that has column ``need``) of a FITS file, its header, and its units."""
     from astropy.io import fits
     from astropy.utils.exceptions import AstropyWarning
 
@@ -236,7 +256,7 @@ def _fits(path: Path, need: str | None) -> tuple[Table, dict[str, Any]]:
                         continue
                     data = hdu.data
                     table = {c: _a_row(_native(data[c])) for c in names.names if data[c].ndim < 3}
-                    return table, dict(hdu.header)
+                    return table, dict(hdu.header), {c.name: c.unit for c in names}
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise BadRecord("damaged FITS file", detail=_told(error)) from None
         except AstropyWarning as error:
@@ -310,7 +330,7 @@ def read_kepler(path: Path, flux: str, all_cadences: bool) -> Curve:
     Errors:
         BadRecord: damaged, not such a file, or no cadence left.
     """
-    table, header = _fits(path, "TIME")
+    table, header, _ = _fits(path, "TIME")
     column = f"{flux.upper()}_FLUX"
     quality = next((q for q in ("QUALITY", "SAP_QUALITY") if q in table), None)
     for name in (column, f"{column}_ERR", quality or "QUALITY"):
