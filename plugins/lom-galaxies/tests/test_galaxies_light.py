@@ -215,7 +215,7 @@ def test_run_files_of_the_readme() -> None:
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf8")
     found = re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     whole = [block for block in found if block.startswith("modalities:")]
-    assert (len(found), len(whole)) == (3, 2)
+    assert (len(found), len(whole)) == (4, 2)
     for block in whole:
         config = RunConfig.model_validate(yaml.safe_load(block))
         assert isinstance(config.registry.get_config("images"), GalaxyImages)
