@@ -16,7 +16,6 @@ from lom_core.modality import ModalityRegistry
 from lom_core.roles import Array, Identified, Record, Source, Tokens
 from lom_core.tables import read_rows
 
-
 MISSING = ("", "-", "--", "nan", "null")
 
 
