@@ -170,10 +170,18 @@ def read_table(config: SpectrumFiles, table: Any, row: int | None) -> tuple[Part
     found, is_log = _roles(config, list(table.columns.names))
     parts = {}
     for what, name in found.items():
-        values = table.data[name]
+        values = _observed(table.data[name], table.columns[name])
         array_a_row = np.ndim(values) == 2 or values.dtype == object  # of one length, or of many
         parts[what] = _take(values, row) if array_a_row else values
     return parts, _unit(table.columns[found["wavelength"]].unit, is_log)
+
+
+def _observed(values: Array, column: Any) -> Array:
+    """NaN where whole numbers are the column's TNULL, which stands for what was not observed."""
+    if column.null is None or values.dtype.kind not in "iuf":
+        return values
+    scale, zero = column.bscale or 1, column.bzero or 0  # astropy has applied both
+    return np.where(values == column.null * scale + zero, np.nan, values)
 
 
 def _roles(config: SpectrumFiles, names: list[str]) -> tuple[dict[str, str], bool]:

@@ -255,7 +255,8 @@ def _fits(path: Path, need: str | None) -> tuple[Table, dict[str, Any], Units]:
                     if names is None or (need and need not in names.names):
                         continue
                     data = hdu.data
-                    table = {c: _a_row(_native(data[c])) for c in names.names if data[c].ndim < 3}
+                    flat = [c for c in names if data[c.name].ndim < 3]
+                    table = {c.name: _a_row(_observed(_native(data[c.name]), c)) for c in flat}
                     return table, dict(hdu.header), {c.name: c.unit for c in names}
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise BadRecord("damaged FITS file", detail=_told(error)) from None
@@ -272,6 +273,14 @@ def _a_row(column: Array) -> Array:
     for row, cell in enumerate(column):
         cells[row] = cell
     return cells
+
+
+def _observed(values: Array, column: Any) -> Array:
+    """NaN where whole numbers are the column's TNULL, which stands for what was not observed."""
+    if column.null is None or values.dtype.kind not in "iuf":
+        return values
+    scale, zero = column.bscale or 1, column.bzero or 0  # astropy has applied both
+    return np.where(values == column.null * scale + zero, np.nan, values)
 
 
 def _told(error: BaseException) -> str:
