@@ -89,12 +89,12 @@ class World:
 def joined(system: SystemConfig) -> Iterator[tuple[World, torch.device]]:
     """This process's world and device; what ``torchrun`` started meets the others first."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield World(), pick_device(system)
-        return
     device = pick_device(system, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if size == 1:
+        yield World(), device
+        return
     # Objects and counts travel between CPUs, gradients between devices.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
