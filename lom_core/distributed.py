@@ -12,6 +12,7 @@ whole weights and gradients are kept.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -99,8 +100,26 @@ def joined(system: SystemConfig) -> Iterator[tuple[World, torch.device]]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), size), device
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        # NCCL would wait for the others, who wait for this process: its end is what tells them.
+        if device.type == "cpu":
+            dist.destroy_process_group()
+        raise
+    leave()
+
+
+def leave() -> None:
+    """Destroy the process group, and its threads with it.
+
+    DTensor's caches keep each mesh for good, and a mesh keeps its group: then gloo's threads run
+    until the interpreter ends, which sometimes aborts the process.
+    """
+    from torch.distributed.device_mesh import DeviceMesh
+
+    dist.destroy_process_group()
+    gc.collect()  # a sharded model is full of cycles
+    for mesh in [found for found in gc.get_objects() if type(found) is DeviceMesh]:
+        mesh._pg_registry.clear()
 
 
 def is_shared(system: SystemConfig, world: World) -> bool:

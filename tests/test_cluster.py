@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,13 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from lom_core import device, tensors
+from lom_core import device, distributed, tensors
 from lom_core.config import SystemConfig
 
 
 def test_every_process_has_a_gpu_with_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.cuda.set_device refuses "cuda" alone, and with it the first process of each machine."""
-    monkeypatch.setattr(device.torch, "zeros", lambda *_, **__: None)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
     for rank in (0, 3):
         found = device.pick_device(SystemConfig(device="cuda"), rank)
         assert found == torch.device("cuda", rank)
@@ -36,7 +37,8 @@ def test_moments_wait_where_their_weights_do(tmp_path: Path) -> None:
     try:
         mesh = init_device_mesh("cuda", (64,))
         spec = DTensorSpec(mesh, (Shard(0),), TensorMeta(torch.Size((128, 5)), (5, 1), torch.float))
-        weight = torch.nn.Parameter(DTensor(torch.zeros(2, 5), spec, requires_grad=False))
+        local: Any = DTensor
+        weight: Any = torch.nn.Parameter(local(torch.zeros(2, 5), spec, requires_grad=False))
         moment = files.like("w/exp_avg", weight)
         assert isinstance(moment, DTensor) and moment.device.type == "cpu"
         assert not moment.requires_grad and moment.placements == weight.placements
@@ -44,3 +46,35 @@ def test_moments_wait_where_their_weights_do(tmp_path: Path) -> None:
         assert files.like("w/step", weight).device.type == "cpu"
     finally:
         dist.destroy_process_group()
+
+
+def _threads() -> list[str]:
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads have names on Linux")
+def test_no_thread_of_the_process_group_outlives_it() -> None:
+    """At the interpreter's end one of gloo's aborts the process, now and then."""
+    dist.init_process_group("gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1,))
+    sharded = DTensor.from_local(torch.ones(4, 2), mesh, [Shard(0)])
+    torch.nn.utils.get_total_norm([sharded, sharded])
+    assert any("gloo" in name for name in _threads())
+    del mesh, sharded
+    distributed.leave()
+    assert not [name for name in _threads() if "gloo" in name]
+
+
+def test_who_fails_on_a_gpu_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Destroying NCCL's group waits for processes that wait for this one."""
+    destroyed: list[bool] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: destroyed.append(True))
+    for kind, n in (("cuda", 0), ("cpu", 1)):
+        monkeypatch.setattr(distributed, "pick_device", lambda *_, k=kind: torch.device(k, 0))
+        with pytest.raises(ValueError), distributed.joined(SystemConfig()):
+            raise ValueError
+        assert len(destroyed) == n
