@@ -55,7 +55,9 @@ def _threads() -> list[str]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads have names on Linux")
 def test_no_thread_of_the_process_group_outlives_it() -> None:
     """At the interpreter's end one of gloo's aborts the process, now and then."""
-    dist.init_process_group("gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(
+        "gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1
+    )
     mesh = init_device_mesh("cpu", (1,))
     sharded = DTensor.from_local(torch.ones(4, 2), mesh, [Shard(0)])
     torch.nn.utils.get_total_norm([sharded, sharded])
