@@ -157,7 +157,7 @@ def stage(tensors: Mapping[str, Tensor], buffers: dict[str, Tensor]) -> None:
             buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
             buffers[name] = buffer
         buffer.copy_(tensor, non_blocking=True)
-    if any(tensor.device.type == "cuda" for tensor in tensors.values()):
-        torch.cuda.current_stream().synchronize()
+    for device in {tensor.device for tensor in tensors.values() if tensor.device.type == "cuda"}:
+        torch.cuda.current_stream(device).synchronize()
     for name in buffers.keys() - tensors.keys():
         del buffers[name]
