@@ -70,7 +70,12 @@ class Monitor:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             (out_dir / "config.yaml").write_text(text, encoding="utf8")
             names = ["metrics", "ledger"] if config.train.ledger else ["metrics"]
-            self.files = {name: _reopen(out_dir / f"{name}.jsonl", step) for name in names}
+            if not config.train.eval_only:  # which adds its lines, and will write no others
+                for name in names:
+                    _drop_after(out_dir / f"{name}.jsonl", step)
+            self.files = {
+                name: (out_dir / f"{name}.jsonl").open("a", encoding="utf8") for name in names
+            }
         except OSError as error:
             raise DataError(f"cannot write to out_dir={out_dir}: {error.strerror}") from None
 
@@ -214,15 +219,18 @@ def _append(file: TextIO, line: Mapping[str, Any]) -> None:
     file.flush()
 
 
-def _reopen(path: Path, step: int) -> TextIO:
-    """A log, without what an interrupted run wrote after its last checkpoint."""
-    kept = []
-    if step and path.exists():
-        for line in path.read_text(encoding="utf8").splitlines():
+def _drop_after(path: Path, step: int) -> None:
+    """Cut off a log what an interrupted run wrote after its last checkpoint, where it stands: a
+    kill or a full disk meanwhile loses none of the rest, however long it is."""
+    if not path.exists():
+        return
+    end = 0
+    with path.open("rb+") as file:
+        for line in file if step else ():
             try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+                if json.loads(line)["step"] > step or not line.endswith(b"\n"):
+                    break
             except ValueError:
                 break  # the line that a kill cut short: nothing after it counts
-    path.write_text("".join(kept), encoding="utf8")
-    return path.open("a", encoding="utf8")
+            end += len(line)
+        file.truncate(end)
