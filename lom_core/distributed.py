@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lom_core.batch import Batch
 from lom_core.config import DataConfig, SystemConfig
 from lom_core.device import pick_device, products_dtype
-from lom_core.errors import ConfigError
+from lom_core.errors import ConfigError, TrainingError
 from lom_core.model import Lom
 
 if TYPE_CHECKING:
@@ -60,6 +60,22 @@ class World:
             for key, value in part.items():
                 total[key] = total.get(key, 0.0) + value
         return total
+
+    def agree(self, facts: Mapping[str, object]) -> None:
+        """Each rank must know the same: a machine with a stale view of the disk, or with data of
+        its own, would train on another run.
+
+        Errors:
+            TrainingError: on every rank, the first fact in which two differ.
+        """
+        first, *others = self.gather(dict(facts))
+        for rank, found in enumerate(others, 1):
+            for name, value in first.items():
+                if found.get(name) != value:
+                    raise TrainingError(
+                        f"process 0 begins with {name} = {value}, process {rank} with "
+                        f"{found.get(name)}: data and out_dir must be the same for all processes"
+                    )
 
     def total(self, values: Sequence[float]) -> list[float]:
         """The same numbers of every rank, added up; cheap enough for every step."""

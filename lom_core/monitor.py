@@ -104,7 +104,7 @@ class Monitor:
         sizes = ", ".join(f"{k} {n:,}" for k, n in model.n_parameters().items())
         self.say(f"model: {sum(model.n_parameters().values()):,} parameters ({sizes})")
         sets = {"train": source, **{name: reader.source for name, reader in validation.items()}}
-        self.say("records: " + ", ".join(f"{name} {_length(s)}" for name, s in sets.items()))
+        self.say("records: " + ", ".join(f"{name} {length(s)}" for name, s in sets.items()))
 
     def log(self, split: str, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl; losses also to the terminal; all of it to the trackers."""
@@ -206,7 +206,8 @@ def errors(metrics: Mapping[str, float], modality: str) -> str:
     return ", ".join(f"{k} {tell(metrics, key)}" for k, key in keys.items() if key in metrics)
 
 
-def _length(source: Source) -> str:
+def length(source: Source) -> str:
+    """How many records there are, for people; nobody knows it of a stream."""
     return (
         f"{len(source):,}"
         if isinstance(source, Sized) and not hasattr(source, "open_at")

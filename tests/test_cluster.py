@@ -15,6 +15,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lom_core import device, distributed, tensors
 from lom_core.config import SystemConfig
+from lom_core.distributed import World
+from lom_core.errors import TrainingError
 
 
 def test_every_process_has_a_gpu_with_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,3 +82,12 @@ def test_who_fails_on_a_gpu_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(ValueError), distributed.joined(SystemConfig()):
             raise ValueError
         assert len(destroyed) == n
+
+
+def test_processes_that_see_other_data_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [{"step": 5, "records": 40}, {"step": 5, "records": 40}, {"step": 5, "records": 39}]
+    monkeypatch.setattr(World, "gather", lambda *_: seen)
+    with pytest.raises(TrainingError, match="records = 40, process 2 with 39"):
+        World(0, 3).agree(seen[0])
+    seen.pop()
+    World(0, 2).agree(seen[0])
