@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from lom_core import device, distributed, tensors
+from lom_core import attention, device, distributed, tensors
 from lom_core.config import SystemConfig
 from lom_core.distributed import World
 from lom_core.errors import TrainingError
@@ -91,3 +91,15 @@ def test_processes_that_see_other_data_are_told_apart(monkeypatch: pytest.Monkey
         World(0, 3).agree(seen[0])
     seen.pop()
     World(0, 2).agree(seen[0])
+
+
+def test_the_flash_kernel_gets_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of 12, and a T4, go to the public SDPA."""
+
+    def takes(width: int, dtype: torch.dtype, capability: tuple[int, int]) -> bool:
+        monkeypatch.setattr(attention, "_capability", lambda _: capability)
+        return attention._flash_takes(torch.empty(4, 2, width, dtype=dtype, device="meta"))
+
+    assert takes(64, torch.bfloat16, (9, 0)) and takes(8, torch.float16, (8, 0))
+    assert not takes(12, torch.bfloat16, (9, 0)) and not takes(264, torch.bfloat16, (9, 0))
+    assert not takes(64, torch.float32, (9, 0)) and not takes(64, torch.float16, (7, 5))
