@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally
-from lom_core.errors import DataError
+from lom_core.errors import DataError, TrainingError
 from lom_core.evaluate import Example, trivial_names
 from lom_core.model import Lom
 from lom_core.pictures import draw_png
@@ -95,7 +96,8 @@ class Monitor:
     ) -> None:
         self.bar.stop()
         for file in self.files.values():
-            file.close()
+            with suppress(OSError):  # what a full disk did not take was told as it was written
+                file.close()
         for tracker in self.trackers.values():
             tracker.close()
 
@@ -216,8 +218,13 @@ def length(source: Source) -> str:
 
 
 def _append(file: TextIO, line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line) + "\n")
-    file.flush()
+    try:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {file.name}: {error.strerror}; init_from=resume goes on"
+        ) from None
 
 
 def _drop_after(path: Path, step: int) -> None:

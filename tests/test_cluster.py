@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lom_core import attention, device, distributed, tensors
-from lom_core.config import SystemConfig
+from lom_core.config import RunConfig, SystemConfig
 from lom_core.distributed import World
 from lom_core.errors import TrainingError
+from lom_core.monitor import Monitor
+from lom_core.progress import Progress
 
 
 def test_every_process_has_a_gpu_with_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,3 +106,15 @@ def test_the_flash_kernel_gets_what_it_takes(monkeypatch: pytest.MonkeyPatch) ->
     assert takes(64, torch.bfloat16, (9, 0)) and takes(8, torch.float16, (8, 0))
     assert not takes(12, torch.bfloat16, (9, 0)) and not takes(264, torch.bfloat16, (9, 0))
     assert not takes(64, torch.float32, (9, 0)) and not takes(64, torch.float16, (7, 5))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk, as Linux has one")
+def test_a_log_on_a_full_disk_is_told_in_a_line(
+    make_run: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(TrainingError, match=r"cannot write /dev/full: No space.*init_from=resume"),
+        Monitor(make_run(), tmp_path / "run", Progress()) as monitor,
+    ):
+        monitor.files["metrics"] = Path("/dev/full").open("w")  # noqa: SIM115
+        monitor.log("val", 0, {"loss/wave": 1.0})
