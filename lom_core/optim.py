@@ -81,12 +81,21 @@ def make_optimizers(model: Lom, config: OptimizerConfig) -> list[torch.optim.Opt
 
     Weight decay is on matrices, none on biases, norms and single vectors. Each group has a
     ``factor`` of the learning rate: that of its depth (``layer_decay``) and part (``rates``).
+
+    Errors:
+        ConfigError: Muon's matrices have fewer rows than there are processes to share them.
     """
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim >= 2
             muon = config.algorithm == "muon" and parameter.ndim == 2 and name.startswith("body.")
+            if muon and is_sharded(parameter) and len(parameter) < parameter.device_mesh.size():
+                raise ConfigError(
+                    f"muon cannot share the {len(parameter)} rows of {name} between "
+                    f"{parameter.device_mesh.size()} processes; try strategy=ddp, algorithm=adamw "
+                    "or fewer processes"
+                )
             key = (muon, matrix, _factor(name, model.config.n_layer, config))
             groups.setdefault(key, []).append(parameter)
 

@@ -15,10 +15,12 @@ from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lom_core import attention, device, distributed, tensors
-from lom_core.config import RunConfig, SystemConfig
+from lom_core.config import OptimizerConfig, RunConfig, SystemConfig
 from lom_core.distributed import World
-from lom_core.errors import TrainingError
+from lom_core.errors import ConfigError, TrainingError
+from lom_core.model import Lom
 from lom_core.monitor import Monitor
+from lom_core.optim import make_optimizers
 from lom_core.progress import Progress
 
 
@@ -118,3 +120,21 @@ def test_a_log_on_a_full_disk_is_told_in_a_line(
     ):
         monitor.files["metrics"] = Path("/dev/full").open("w")  # noqa: SIM115
         monitor.log("val", 0, {"loss/wave": 1.0})
+
+
+def test_muon_says_which_matrix_is_too_small_to_share(make_run: Callable[..., RunConfig]) -> None:
+    """torch's Muon fails at the first step where some processes hold no row."""
+    config = make_run(
+        model={"n_embd": 32, "n_head": 2},
+        optimizer={"algorithm": "muon"},
+        system={"strategy": "zero1", "device": "cpu"},
+    )
+    dist.init_process_group("fake", rank=40, world_size=64, store=FakeStore())
+    try:
+        model = Lom(config.registry, config.model)
+        distributed.place(model, config.system, World(40, 64), torch.device("cpu"))
+        with pytest.raises(ConfigError, match=r"the 32 rows of body.* 64 processes; try"):
+            make_optimizers(model, config.optimizer)
+        assert make_optimizers(model, OptimizerConfig())
+    finally:
+        dist.destroy_process_group()
