@@ -151,6 +151,12 @@ class Update:
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
+    @property
+    def rescales(self) -> bool:
+        """In float16: may the scale still fall? It grows until gradients overflow, again and again
+        in a long run; once it is below 1, overflows are not its fault."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0
+
     def apply(self, config: OptimizerConfig, rate: float) -> Tensor:
         """Clip by the norm of the whole gradient, update the weights, clear the gradients.
 

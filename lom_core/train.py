@@ -169,7 +169,8 @@ class Run:
         if self.config.train.ledger:
             first = self.progress.step - len(interval.steps) + 1
             self.monitor.note_records(first, interval.ledger(self.world))
-        if self.progress.bad_steps > self.config.train.max_bad_steps:
+        many = self.progress.bad_steps > self.config.train.max_bad_steps
+        if many and not self.update.rescales:
             records = [i for part in self.world.gather(bad[-1] if bad else []) for i in part]
             raise TrainingError(
                 f"the loss or its gradient is not finite at step {self.progress.step}, in "

@@ -20,7 +20,7 @@ from lom_core.distributed import World
 from lom_core.errors import ConfigError, TrainingError
 from lom_core.model import Lom
 from lom_core.monitor import Monitor
-from lom_core.optim import make_optimizers
+from lom_core.optim import Update, make_optimizers
 from lom_core.progress import Progress
 
 
@@ -138,3 +138,16 @@ def test_muon_says_which_matrix_is_too_small_to_share(make_run: Callable[..., Ru
         assert make_optimizers(model, OptimizerConfig())
     finally:
         dist.destroy_process_group()
+
+
+def test_overflows_of_float16_are_bad_steps_once_the_scale_can_fall_no_further() -> None:
+    """In three weeks it grows, overflows and halves more often than ``max_bad_steps``."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    update = Update([torch.optim.AdamW([weight], fused=True)], torch.device("cpu"), "float16")
+    n = 0
+    while n == 0 or update.rescales:
+        update.backward((weight * float("inf")).sum())
+        update.apply(OptimizerConfig(), 0.1)
+        n += 1
+    assert n == 17 and torch.equal(weight.detach(), torch.ones(2))  # 2^16 ... 1
+    assert not Update([], torch.device("cpu"), "bfloat16").rescales
