@@ -19,7 +19,7 @@ import numpy as np
 from lom_core.batch import Observation, Row, pack_row
 from lom_core.errors import BadRecord, DataError, LomError, TooManyBadRecords
 from lom_core.modality import ModalityConfig, ModalityRegistry
-from lom_core.roles import Array, Encoder, Record, Source, Tokens
+from lom_core.roles import Encoder, Record, Source, Tokens
 from lom_core.seeds import Permutation, mix
 from lom_core.selection import crop, leave_out
 
