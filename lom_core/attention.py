@@ -12,7 +12,8 @@ On CUDA in half precision the jobs run in the varlen flash kernel. On the CPU eq
 bucket (b, h, n, e) for torch's flash kernel, inside one operator that torch.compile takes as a
 whole; its backward is slow where keys are few, so that plain products take its place there.
 (varlen_attn has no CPU kernel and flex_attention no CPU backward.)
-Anything else (float32 on a GPU) runs the same buckets through the public SDPA.
+Anything else (float32 on a GPU, old GPUs, heads of odd widths) runs the same buckets through the
+public SDPA.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, given: Tensor) -> Te
     if q.device.type == "cpu":
         out: Tensor = _on_cpu(q.contiguous(), k.contiguous(), v.contiguous(), starts, given)[0]
         return out
-    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+    if _flash_takes(q):
         return cast(Tensor, _varlen(q, k, v, starts, given))
     return cast(Tensor, _bucketed(q, k, v, starts, given))
 
@@ -344,6 +345,18 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, call: _Call) -> Tensor:
         how = {"is_causal": call.causal}
     lengths = call.q_starts, call.k_starts, call.max_q, call.max_k
     return cast(Tensor, varlen.varlen_attn(q, k, v, *lengths, **how))
+
+
+def _flash_takes(q: Tensor) -> bool:
+    """The kernel is for half precision, heads of a multiple of 8 up to 256, Ampere and later."""
+    half, width = q.dtype in (torch.bfloat16, torch.float16), q.shape[-1]
+    return half and width % 8 == 0 and width <= 256 and _capability(q.device) >= (8, 0)
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    """Of a GPU; of anything else none."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
 @cache

@@ -220,7 +220,7 @@ def load_optimizers(
             for parameter in group["params"]:
                 name = names[parameter]
                 optimizer.state[parameter] = {
-                    key: saved.like(path, parameter) if saved.shape(path) else saved[path]
+                    key: saved.like(path, parameter)
                     for key in keys.get(name, [])
                     for path in [f"{name}/{key}"]
                 }

@@ -16,7 +16,7 @@ def pick_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
     name = system.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and local_rank:
+    if name == "cuda":  # with its number: torch.cuda.set_device takes no other
         name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)

@@ -12,6 +12,7 @@ whole weights and gradients are kept.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lom_core.batch import Batch
 from lom_core.config import DataConfig, SystemConfig
 from lom_core.device import pick_device, products_dtype
-from lom_core.errors import ConfigError
+from lom_core.errors import ConfigError, TrainingError
 from lom_core.model import Lom
 
 if TYPE_CHECKING:
@@ -60,6 +61,22 @@ class World:
                 total[key] = total.get(key, 0.0) + value
         return total
 
+    def agree(self, facts: Mapping[str, object]) -> None:
+        """Each rank must know the same: a machine with a stale view of the disk, or with data of
+        its own, would train on another run.
+
+        Errors:
+            TrainingError: on every rank, the first fact in which two differ.
+        """
+        first, *others = self.gather(dict(facts))
+        for rank, found in enumerate(others, 1):
+            for name, value in first.items():
+                if found.get(name) != value:
+                    raise TrainingError(
+                        f"process 0 begins with {name} = {value}, process {rank} with "
+                        f"{found.get(name)}: data and out_dir must be the same for all processes"
+                    )
+
     def total(self, values: Sequence[float]) -> list[float]:
         """The same numbers of every rank, added up; cheap enough for every step."""
         if self.size == 1:
@@ -89,18 +106,36 @@ class World:
 def joined(system: SystemConfig) -> Iterator[tuple[World, torch.device]]:
     """This process's world and device; what ``torchrun`` started meets the others first."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield World(), pick_device(system)
-        return
     device = pick_device(system, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if size == 1:
+        yield World(), device
+        return
     # Objects and counts travel between CPUs, gradients between devices.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), size), device
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        # NCCL would wait for the others, who wait for this process: its end is what tells them.
+        if device.type == "cpu":
+            dist.destroy_process_group()
+        raise
+    leave()
+
+
+def leave() -> None:
+    """Destroy the process group, and its threads with it.
+
+    DTensor's caches keep each mesh for good, and a mesh keeps its group: then gloo's threads run
+    until the interpreter ends, which sometimes aborts the process.
+    """
+    from torch.distributed.device_mesh import DeviceMesh
+
+    dist.destroy_process_group()
+    gc.collect()  # a sharded model is full of cycles
+    for mesh in [found for found in gc.get_objects() if type(found) is DeviceMesh]:
+        mesh._pg_registry.clear()
 
 
 def is_shared(system: SystemConfig, world: World) -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lom_core.batch import Batch, Span, owners, pack_row
-from lom_core.config import RunConfig
+from lom_core.batch import Batch, Row, Span, owners, pack_row
+from lom_core.config import DataConfig, RunConfig
 from lom_core.data import Reader, Tally, in_stream
 from lom_core.device import autocast, pick_device
 from lom_core.distributed import World
@@ -63,7 +63,8 @@ def evaluate(
     sums: dict[str, RecordSums] = {}
     tally = Tally()
     reader = reader.over(share_of(reader.source, world.rank, world.size))
-    for rows, seen in eval_batches(reader, config.data, -(-limit // world.size)):
+    batches = eval_batches(reader, config.data, -(-limit // world.size))
+    for rows, seen in _together(batches, reader, config.data, world):
         tally.add(seen)
         batch = config.objective.prepare(rows, model.layouts).to(device)
         with autocast(config.system, device):
@@ -84,6 +85,19 @@ def evaluate(
             _add(total, name, value)
     tally.check(config.data.max_bad_fraction)
     return _metrics(total, model), tally
+
+
+def _together(
+    batches: Iterator[tuple[list[Row], Tally]], reader: Reader, config: DataConfig, world: World
+) -> Iterator[tuple[list[Row], Tally]]:
+    """As many batches on every rank, empty ones where its own are over: where each holds a part
+    of the weights, all of them run the model together or wait for ever."""
+    none = [pack_row([], config.block_size, reader.registry.names())]
+    while True:
+        own = next(batches, None)
+        if not any(world.total([float(own is not None)])):
+            return
+        yield own or (none, Tally())
 
 
 def _add(sums: dict[str, RecordSums], name: str, found: RecordSums) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from lom_core.errors import BadRecord, DataError, LomError
 from lom_core.modality import ModalityRegistry
 from lom_core.roles import Source, Tokens
 from lom_core.seeds import Permutation, mix
+from lom_core.signals import ASKING
 
 
 class Loader:
@@ -71,6 +73,7 @@ class Loader:
             num_workers=self.num_workers,
             collate_fn=_as_is,
             generator=torch.Generator(),  # or starting it would draw from the model's
+            worker_init_fn=_leave_signals,
         )
         # Workers answer in turn, each with its lanes of the step.
         parts = map(_raise_errors, loader)
@@ -102,6 +105,14 @@ def _raise_errors(item: list[LaneRow] | LomError) -> list[LaneRow]:
     if isinstance(item, LomError):
         raise item
     return item
+
+
+def _leave_signals(_: int) -> None:
+    """In a worker: launchers send signals to all processes of a run, whose trainer answers them;
+    a worker that died of one would take the trainer along before it has saved."""
+    for name in ASKING:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _as_is(item: Any) -> Any:

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from lom_core.config import RunConfig
 from lom_core.data import Reader, Tally
-from lom_core.errors import DataError
+from lom_core.errors import DataError, TrainingError
 from lom_core.evaluate import Example, trivial_names
 from lom_core.model import Lom
 from lom_core.pictures import draw_png
@@ -70,7 +71,12 @@ class Monitor:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             (out_dir / "config.yaml").write_text(text, encoding="utf8")
             names = ["metrics", "ledger"] if config.train.ledger else ["metrics"]
-            self.files = {name: _reopen(out_dir / f"{name}.jsonl", step) for name in names}
+            if not config.train.eval_only:  # which adds its lines, and will write no others
+                for name in names:
+                    _drop_after(out_dir / f"{name}.jsonl", step)
+            self.files = {
+                name: (out_dir / f"{name}.jsonl").open("a", encoding="utf8") for name in names
+            }
         except OSError as error:
             raise DataError(f"cannot write to out_dir={out_dir}: {error.strerror}") from None
 
@@ -90,7 +96,8 @@ class Monitor:
     ) -> None:
         self.bar.stop()
         for file in self.files.values():
-            file.close()
+            with suppress(OSError):  # what a full disk did not take was told as it was written
+                file.close()
         for tracker in self.trackers.values():
             tracker.close()
 
@@ -99,7 +106,7 @@ class Monitor:
         sizes = ", ".join(f"{k} {n:,}" for k, n in model.n_parameters().items())
         self.say(f"model: {sum(model.n_parameters().values()):,} parameters ({sizes})")
         sets = {"train": source, **{name: reader.source for name, reader in validation.items()}}
-        self.say("records: " + ", ".join(f"{name} {_length(s)}" for name, s in sets.items()))
+        self.say("records: " + ", ".join(f"{name} {length(s)}" for name, s in sets.items()))
 
     def log(self, split: str, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl; losses also to the terminal; all of it to the trackers."""
@@ -201,7 +208,8 @@ def errors(metrics: Mapping[str, float], modality: str) -> str:
     return ", ".join(f"{k} {tell(metrics, key)}" for k, key in keys.items() if key in metrics)
 
 
-def _length(source: Source) -> str:
+def length(source: Source) -> str:
+    """How many records there are, for people; nobody knows it of a stream."""
     return (
         f"{len(source):,}"
         if isinstance(source, Sized) and not hasattr(source, "open_at")
@@ -210,19 +218,27 @@ def _length(source: Source) -> str:
 
 
 def _append(file: TextIO, line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line) + "\n")
-    file.flush()
+    try:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {file.name}: {error.strerror}; init_from=resume goes on"
+        ) from None
 
 
-def _reopen(path: Path, step: int) -> TextIO:
-    """A log, without what an interrupted run wrote after its last checkpoint."""
-    kept = []
-    if step and path.exists():
-        for line in path.read_text(encoding="utf8").splitlines():
+def _drop_after(path: Path, step: int) -> None:
+    """Cut off a log what an interrupted run wrote after its last checkpoint, where it stands: a
+    kill or a full disk meanwhile loses none of the rest, however long it is."""
+    if not path.exists():
+        return
+    end = 0
+    with path.open("rb+") as file:
+        for line in file if step else ():
             try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+                if json.loads(line)["step"] > step or not line.endswith(b"\n"):
+                    break
             except ValueError:
                 break  # the line that a kill cut short: nothing after it counts
-    path.write_text("".join(kept), encoding="utf8")
-    return path.open("a", encoding="utf8")
+            end += len(line)
+        file.truncate(end)

@@ -81,12 +81,21 @@ def make_optimizers(model: Lom, config: OptimizerConfig) -> list[torch.optim.Opt
 
     Weight decay is on matrices, none on biases, norms and single vectors. Each group has a
     ``factor`` of the learning rate: that of its depth (``layer_decay``) and part (``rates``).
+
+    Errors:
+        ConfigError: Muon's matrices have fewer rows than there are processes to share them.
     """
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim >= 2
             muon = config.algorithm == "muon" and parameter.ndim == 2 and name.startswith("body.")
+            if muon and is_sharded(parameter) and len(parameter) < parameter.device_mesh.size():
+                raise ConfigError(
+                    f"muon cannot share the {len(parameter)} rows of {name} between "
+                    f"{parameter.device_mesh.size()} processes; try strategy=ddp, algorithm=adamw "
+                    "or fewer processes"
+                )
             key = (muon, matrix, _factor(name, model.config.n_layer, config))
             groups.setdefault(key, []).append(parameter)
 
@@ -141,6 +150,12 @@ class Update:
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    @property
+    def rescales(self) -> bool:
+        """In float16: may the scale still fall? It grows until gradients overflow, again and again
+        in a long run; once it is below 1, overflows are not its fault."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0
 
     def apply(self, config: OptimizerConfig, rate: float) -> Tensor:
         """Clip by the norm of the whole gradient, update the weights, clear the gradients.

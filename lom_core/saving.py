@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,6 @@ from threading import Thread
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lom_core import tensors
@@ -49,7 +49,7 @@ class Saver:
         self.staying = staying
         self.buffers: dict[str, dict[str, Tensor]] = {MODEL: {}, OPTIMIZER: {}}
         self.thread: Thread | None = None
-        self.error = ""
+        self.error, self.lost = "", False  # lost: some process failed to write its part
         if world.main:  # what a killed run left half written
             for part in self.root.glob(".step-*"):
                 shutil.rmtree(part, ignore_errors=True)
@@ -108,12 +108,18 @@ class Saver:
         Errors:
             CheckpointError: on every rank, what failed on any.
         """
-        if self.thread is not None:
+        if self.thread is None:
+            return
+        if not self.world.main:
             self.thread.join()
-            self.thread = None
-            errors = [error for error in self.world.gather(self.error) if error]
-            if errors:
-                raise CheckpointError(errors[0])
+        # The main one may wait for the note of a process whose disk is too full to hold it.
+        errors = [error for error in self.world.gather(self.error) if error]
+        self.lost = bool(errors)
+        self.thread.join()
+        self.thread = None
+        errors += [error for error in self.world.gather(self.error) if error]
+        if errors:
+            raise CheckpointError(errors[0])
 
     def _run(self, state: dict[str, Any], begins: Mapping[str, int], best: bool) -> None:
         """In the thread. What goes wrong is told by ``wait``."""
@@ -124,12 +130,13 @@ class Saver:
                 self._write_own(part, begins)
             if self.world.main:
                 self._finish(part, final, state, best)
-        except (OSError, SafetensorError, CheckpointError) as error:
-            self.error = f"cannot write {final}: {error}; the previous checkpoint is whole"
+        except Exception as error:  # noqa: BLE001  (nobody else would see it)
+            told = str(error) or type(error).__name__
+            self.error = f"cannot write {final}: {told}; the previous checkpoint is whole"
             if self.world.main:
                 shutil.rmtree(part, ignore_errors=True)
             else:
-                _note(part, self.world.rank, {"error": str(error)})
+                _note(part, self.world.rank, {"error": told})
 
     def _write_own(self, part: Path, begins: Mapping[str, int]) -> None:
         """This process's files and the note that they are there."""
@@ -146,7 +153,7 @@ class Saver:
         """Wait for all parts; then the checkpoint appears at once, and older ones go."""
         files: dict[str, str] = {}
         for rank in range(self.world.size if self.sharded else 1):
-            files |= _read_note(part, rank)
+            files |= self._read_note(part, rank)
         text = json.dumps({"format": FORMAT, **state, "files": files}, indent=1)
         (part / STATE).write_text(text, encoding="utf8")
         sync(part / STATE)
@@ -160,14 +167,36 @@ class Saver:
             point(self.root, "best", final.name)
         self._prune()
 
+    def _read_note(self, part: Path, rank: int) -> dict[str, str]:
+        """A process's file hashes, as soon as it has noted them."""
+        path, began = part / f"rank-{rank}.json", time.monotonic()
+        while not path.exists():
+            if self.lost:
+                raise CheckpointError(f"process {rank} or another wrote nothing")
+            if time.monotonic() - began > PATIENCE:
+                raise CheckpointError(
+                    f"process {rank} wrote nothing to {part} in {PATIENCE / 60:.0f} minutes; "
+                    "out_dir must be in a file system that all processes share"
+                )
+            time.sleep(0.02)
+        told: dict[str, str] = json.loads(path.read_text(encoding="utf8"))
+        path.unlink()
+        if "error" in told:
+            raise CheckpointError(f"process {rank}: {told['error']}")
+        return told
+
     def _prune(self) -> None:
-        """Delete checkpoints that nothing points at and that are not to stay."""
-        folders = {int(path.name.split("-")[1]): path for path in self.root.glob("step-*")}
+        """Delete checkpoints that nothing points at and that are not to stay.
+
+        One whose files somebody still reads (NFS keeps them) goes at the next start instead.
+        """
+        found = {path: re.fullmatch(r"step-(\d+)", path.name) for path in self.root.glob("step-*")}
+        folders = {int(match[1]): path for path, match in found.items() if match}
         staying = {folders[step].name for step in self.staying(folders)}
         staying |= {pointed(self.root / name) or "" for name in ("latest", "best")}
         for path in folders.values():
-            if path.name not in staying:
-                shutil.rmtree(path)
+            if path.name not in staying:  # never a half of one under its own name
+                shutil.rmtree(path.rename(self.root / f".{path.name}.old"), ignore_errors=True)
 
 
 def optimizer_tensors(model: Lom, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -205,20 +234,3 @@ def _note(part: Path, rank: int, told: Mapping[str, str]) -> None:
     except OSError:
         if "error" not in told:
             raise  # else the main process finds out by waiting
-
-
-def _read_note(part: Path, rank: int) -> dict[str, str]:
-    """A process's file hashes, as soon as it has noted them."""
-    path, began = part / f"rank-{rank}.json", time.monotonic()
-    while not path.exists():
-        if time.monotonic() - began > PATIENCE:
-            raise CheckpointError(
-                f"process {rank} wrote nothing to {part} in {PATIENCE / 60:.0f} minutes; out_dir "
-                "must be in a file system that all processes share"
-            )
-        time.sleep(0.02)
-    told: dict[str, str] = json.loads(path.read_text(encoding="utf8"))
-    path.unlink()
-    if "error" in told:
-        raise CheckpointError(f"process {rank}: {told['error']}")
-    return told

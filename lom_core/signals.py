@@ -22,11 +22,14 @@ class Signals:
 
 @contextmanager
 def noted_signals() -> Iterator[Signals]:
-    """The first such signal is noted; a second one interrupts at once."""
+    """Such a signal is noted; a second SIGINT, of a person at a keyboard, interrupts at once.
+
+    Not a second SIGTERM: where Slurm asks all processes, torchrun asks its own ones once more.
+    """
     signals = Signals()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if signals.asked:
+        if signals.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         signals.asked = True
 

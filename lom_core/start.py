@@ -81,12 +81,12 @@ def _anew(
     world: World,
 ) -> Start:
     plan, told = config.train, []
+    if (out_dir / "checkpoints" / "latest").exists() and not plan.eval_only:
+        raise ConfigError(
+            f"{out_dir} holds a run already: init_from=resume continues it, another out_dir= "
+            "starts a new one, or delete the folder"
+        )
     if plan.init_from == "scratch":
-        if (out_dir / "checkpoints" / "latest").exists() and not plan.eval_only:
-            raise ConfigError(
-                f"{out_dir} holds a run already: init_from=resume continues it, another out_dir= "
-                "starts a new one, or delete the folder"
-            )
         if config.model.lora_rank:
             raise ConfigError("lora_rank adapts a trained body: name its checkpoint in init_from")
     else:

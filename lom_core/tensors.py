@@ -130,20 +130,15 @@ class TensorFiles(Mapping[str, Tensor]):
         return found[1] if len(found) == 2 else torch.cat(found)
 
     def like(self, name: str, tensor: Tensor) -> Tensor:
-        """The tensor, sharded and placed as this one is."""
-        if not is_sharded(tensor):
+        """The tensor, sharded and placed as this one is: a parameter may wait on the CPU for a
+        mesh of GPUs (cpu_offload), and a step counts on the device of its weights."""
+        if not is_sharded(tensor) or not self.shape(name):
             return self[name].to(tensor.device)
-        from torch.distributed.tensor import DTensor  # slow to import
-
         local, begin = local_rows(tensor)
         rows = self.rows(name, begin, begin + len(local))
-        return DTensor.from_local(
-            rows.to(local.device),
-            tensor.device_mesh,
-            tensor.placements,
-            shape=tensor.shape,
-            stride=tensor.stride(),
-        )
+        found = torch.empty_like(tensor, dtype=rows.dtype, requires_grad=False)
+        local_rows(found)[0].copy_(rows)
+        return found
 
 
 def _open(path: Path) -> safe_open:
@@ -162,7 +157,7 @@ def stage(tensors: Mapping[str, Tensor], buffers: dict[str, Tensor]) -> None:
             buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
             buffers[name] = buffer
         buffer.copy_(tensor, non_blocking=True)
-    if any(tensor.device.type == "cuda" for tensor in tensors.values()):
-        torch.cuda.current_stream().synchronize()
+    for device in {tensor.device for tensor in tensors.values() if tensor.device.type == "cuda"}:
+        torch.cuda.current_stream(device).synchronize()
     for name in buffers.keys() - tensors.keys():
         del buffers[name]

@@ -23,7 +23,7 @@ from lom_core.evaluate import HIGHER, Metrics, evaluate, examples, validation_re
 from lom_core.flops import outline, peak_flops
 from lom_core.interval import Interval, Step
 from lom_core.loader import Loader
-from lom_core.monitor import Monitor
+from lom_core.monitor import Monitor, length
 from lom_core.optim import Update, learning_rate
 from lom_core.ratios import is_error
 from lom_core.saving import Saver
@@ -66,6 +66,11 @@ def _train(config: RunConfig, world: World, device: torch.device) -> TrainResult
     reader = Reader(source, config.registry, block_size, config.data.shuf, leads)
     begun = start(config, reader, device, out_dir, world)
     progress = begun.progress
+    sets = {"train": source, **{name: reader.source for name, reader in validation.items()}}
+    world.agree(
+        {"step": progress.step, "max_iters": progress.max_iters}
+        | {f"records of {name}": length(source) for name, source in sets.items()}
+    )
     loader = Loader(reader, config.data, plan.seed, lanes, progress.lanes or None)
     loader.tally = progress.tally
 
@@ -164,7 +169,8 @@ class Run:
         if self.config.train.ledger:
             first = self.progress.step - len(interval.steps) + 1
             self.monitor.note_records(first, interval.ledger(self.world))
-        if self.progress.bad_steps > self.config.train.max_bad_steps:
+        many = self.progress.bad_steps > self.config.train.max_bad_steps
+        if many and not self.update.rescales:
             records = [i for part in self.world.gather(bad[-1] if bad else []) for i in part]
             raise TrainingError(
                 f"the loss or its gradient is not finite at step {self.progress.step}, in "

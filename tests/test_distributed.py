@@ -74,7 +74,11 @@ def launch(run: Path, world: int, *overrides: str) -> str:
         "train",
         str(run),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(run.parent)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{run.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
     done = subprocess.run(
         [*command, *overrides],
         capture_output=True,
@@ -170,6 +174,17 @@ def test_a_sharded_run_goes_on_whole_and_sharded_again(on_two: Path) -> None:
     launch(run, 1, *resumed, "max_iters=4")
     launch(run, 2, *resumed, "max_iters=6", "strategy=zero1")
     assert difference(on_two / "ddp", on_two / "parts") < 1e-6
+
+
+def test_fewer_held_out_records_than_processes(on_two: Path) -> None:
+    """All of them run the sharded model as often, or gloo aborts and NCCL waits for ever."""
+    run = on_two / "run.yaml"
+    few = ("val_fraction=0.03", "max_iters=1")
+    launch(run, 2, "out_dir=few", "strategy=fsdp", *few)
+    launch(run, 1, "out_dir=few1", *few)
+    a, b = ([line for line in lines(on_two / d) if line["split"] == "val"] for d in ("few", "few1"))
+    assert [line["records/wave"] for line in a] == [1, 1]
+    assert [x["loss"] for x in a] == pytest.approx([x["loss"] for x in b], rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

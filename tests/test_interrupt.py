@@ -19,22 +19,35 @@ from lom_core.train import train
 from .test_train import MakeRun, metrics, same, weights
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_signal_saves_and_leaves_with_a_code_of_its_own(
-    make_run: MakeRun, tmp_path: Path
+    make_run: MakeRun, tmp_path: Path, num_workers: int
 ) -> None:
-    """SIGTERM in the middle, then resume: bitwise the weights of the uninterrupted run."""
+    """SIGTERM in the middle, then resume: bitwise the weights of the uninterrupted run.
+
+    It comes as under torchrun and Slurm: to the loader's processes, too, and twice.
+    """
     whole = make_run(train={"max_iters": 400}, system={"out_dir": str(tmp_path / "whole")})
     parts = make_run(
-        train={"max_iters": 400, "log_interval": 1}, system={"out_dir": str(tmp_path / "parts")}
+        train={"max_iters": 400, "log_interval": 1},
+        data={"num_workers": num_workers},
+        system={"out_dir": str(tmp_path / "parts")},
     )
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(parts.model_dump(mode="json")))
     command = [sys.executable, "-m", "lom_core", "train", str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
+    running = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert running.stdout is not None
     for line in running.stdout:
         if line.startswith("step      3"):
+            os.killpg(running.pid, signal.SIGTERM)
             running.send_signal(signal.SIGTERM)
             break
     told = running.stdout.read()
@@ -63,7 +76,11 @@ def test_kill_9_at_any_instant_loses_nothing(
         model=model, data=data, train=plan, system={"out_dir": str(tmp_path / "whole")}
     )
     out_dir = tmp_path / "parts"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
     rng = np.random.default_rng(num_workers)
     for _ in range(5):
         begun = (out_dir / "checkpoints" / "latest").exists()

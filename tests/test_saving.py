@@ -38,7 +38,11 @@ def lom_train(config: RunConfig, folder: Path, largest_file: int) -> subprocess.
     return subprocess.run(
         command,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
-        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         timeout=120,
@@ -111,6 +115,76 @@ def test_a_process_that_never_writes_is_not_waited_for_for_ever(
     assert main.thread is not None
     main.thread.join()
     assert "process 1 wrote nothing" in main.error and "all processes share" in main.error
+
+
+def test_a_disk_too_full_to_say_so_is_told_at_once(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main process waits for a note that cannot be written; the others tell it by gathering."""
+    model, savers = two(tmp_path, make_run)
+    meet, told = threading.Barrier(2), ["", ""]
+
+    def gather(world: World, value: str) -> list[str]:
+        told[world.rank] = value
+        meet.wait(10)
+        found = list(told)
+        meet.wait(10)
+        return found
+
+    def full(path: Path, *_: object) -> str:
+        if threading.current_thread() is savers[1].thread:
+            raise OSError(28, "No space left on device")
+        return write(path, {}, {})
+
+    def note(part: Path, rank: int, found: dict[str, str]) -> None:
+        if rank == 0:
+            write_note(part, rank, found)
+
+    write_note = saving._note
+    monkeypatch.setattr(World, "gather", gather)
+    monkeypatch.setattr("lom_core.tensors.write", full)
+    monkeypatch.setattr(saving, "_note", note)
+    found: list[str] = []
+
+    def run(saver: Saver) -> None:
+        saver.save(model, [], {"step": 5}, {})
+        try:
+            saver.wait()
+        except CheckpointError as error:
+            found.append(str(error))
+
+    threads = [threading.Thread(target=run, args=(saver,)) for saver in savers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(found) == 2 and all("No space left on device" in error for error in found)
+
+
+def test_no_error_of_the_writing_thread_is_lost(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("lom_core.tensors.write", no_memory)
+    config = make_run()
+    saver = Saver(tmp_path, World())
+    saver.save(Lom(config.registry, config.model), [], {"step": 5}, {})
+    with pytest.raises(CheckpointError, match=r"cannot write .*step-00000005: MemoryError"):
+        saver.wait()
+
+
+def test_folders_of_other_names_stay(make_run: MakeRun, tmp_path: Path) -> None:
+    config = make_run()
+    mine = tmp_path / "checkpoints" / "step-of-mine"
+    mine.mkdir(parents=True)
+    saver = Saver(tmp_path, World(), staying=lambda _: set())
+    for step in (1, 2):
+        saver.save(Lom(config.registry, config.model), [], {"step": step}, {})
+        saver.wait()
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"step-of-mine", "step-00000002", "latest"}
 
 
 def test_the_copy_is_of_the_moment_of_saving(make_run: MakeRun, tmp_path: Path) -> None:

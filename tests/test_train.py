@@ -204,6 +204,20 @@ def test_a_finished_run_is_not_overwritten(make_run: MakeRun) -> None:
         train(make_run(train={"max_iters": 1}))
 
 
+def test_no_run_takes_the_place_of_another(make_run: MakeRun, tmp_path: Path) -> None:
+    """A fine-tune that a scheduler starts again, and an evaluation, delete nothing."""
+    config = make_run(train={"max_iters": 2})
+    train(config)
+    log = tmp_path / "run" / "metrics.jsonl"
+    before = log.read_text()
+    with pytest.raises(ConfigError, match=r"holds a run already: init_from=resume"):
+        train(make_run(train={"max_iters": 1, "init_from": str(tmp_path / "run")}))
+    for begin in ("resume", str(tmp_path / "run")):
+        train(make_run(train={"max_iters": 2, "eval_only": True, "init_from": begin}))
+    assert log.read_text().startswith(before)
+    assert len(metrics(config, "val")) == before.count('"split": "val"') + 2
+
+
 def test_resume_without_a_checkpoint(make_run: MakeRun) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         train(make_run(train={"init_from": "resume"}))
