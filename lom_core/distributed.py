@@ -135,7 +135,7 @@ def leave() -> None:
     dist.destroy_process_group()
     gc.collect()  # a sharded model is full of cycles
     for mesh in [found for found in gc.get_objects() if type(found) is DeviceMesh]:
-        mesh._pg_registry.clear()
+        getattr(mesh, "_pg_registry", {}).clear()  # private: another torch may not have it
 
 
 def is_shared(system: SystemConfig, world: World) -> bool:
