@@ -118,6 +118,11 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
 
     Values of weight 0 become 0 here, so that nothing of what was not observed travels further.
     """
+    if not isinstance(tokens, Tokens):
+        raise BadRecord("encode() gave no lom_core.Tokens", detail=type(tokens).__name__)
+    for name, array in vars(tokens).items():
+        if not isinstance(array, np.ndarray) and (array is not None or name != "weights"):
+            raise BadRecord(f"no numpy array as {name}", detail=type(array).__name__)
     tokeniser, content, weights = config.tokeniser, tokens.content, tokens.weights
     n, discrete = len(tokens), tokeniser.vocab_size > 0
     shape = (n,) if discrete else (n, tokeniser.width)
