@@ -146,7 +146,10 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
         For the conformance kit, which checks that a tiny model recovers the number: a radius from
         an image, a redshift from a spectrum. Never for training in earnest.
         """
-        raise ConfigError(f"modality '{self.tag}' makes up no observations: it has no synth()")
+        raise ConfigError(
+            f"modality '{self.tag}' makes up no observations: write its synth(), or check real ones "
+            "with lom_core.testing.conforms"
+        )
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         """Draw input, prediction and residual of one object, in physical units.

@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from lom_core.errors import BadRecord
 from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Encoder, SequenceEncoder, Tokens
+from lom_core.testing.changes import all_nan, changed, n_observed, one_nan, same, table
 
 N_LATENT, N_HELD_OUT = 256, 64
 HEAVY = ("torch", "astropy", "datasets", "matplotlib", "pandas", "xarray", "scipy", "PIL", "mido")
@@ -40,10 +41,14 @@ class Subject:
     def encoder(self) -> Encoder:
         return self.modality.tokeniser.build()
 
-    def tokens(self) -> list[Tokens]:
+    def encode(self, value: Any) -> Tokens:
+        """Tokens as a reader passes them on: checked, in the contract's dtypes."""
         from lom_core.data import checked
 
-        return [checked(self.encoder.encode(value), self.modality) for value in self.values]
+        return checked(self.encoder.encode(value), self.modality)
+
+    def tokens(self) -> list[Tokens]:
+        return [self.encode(value) for value in self.values]
 
 
 # -------------------------------------------------------------------------------------- checks
@@ -70,9 +75,13 @@ def check_imports_lightly(subject: Subject) -> None:
 
 def check_tokens_keep_the_contract(subject: Subject) -> None:
     """Shapes, dtypes, finite observed values, one position a token (docs/batch.md)."""
-    for tokens in subject.tokens():
+    for value in subject.values:
+        subject.encode(value)  # shapes, and what is finite
+        tokens = subject.encoder.encode(value)
         assert len(tokens) > 0, "a value without any token"
-        assert tokens.positions.dtype == np.float32, f"positions are {tokens.positions.dtype}"
+        for name in ("positions", "weights"):
+            dtype = getattr(getattr(tokens, name), "dtype", np.float32)  # weights may be None
+            assert dtype == np.float32, f"{name} are {dtype}: use float32"
         kind = tokens.content.dtype.kind
         discrete = subject.modality.tokeniser.vocab_size > 0
         assert kind in ("i" if discrete else "uif"), f"content is {tokens.content.dtype}"
@@ -121,45 +130,57 @@ def _assert_same(first: Tokens, second: Tokens, told: str) -> None:
 
 def check_nan_never_passes(subject: Subject) -> None:
     """A value with a NaN in it is refused, or its NaN gets weight 0; all NaN is refused."""
-    from lom_core.data import checked
+    for value, tokens in zip(subject.values[:3], subject.tokens(), strict=False):
+        for change in (one_nan, all_nan):
+            for broken in changed(value, change):
+                try:
+                    found = subject.encode(broken)
+                except BadRecord:
+                    continue
+                assert not (change is all_nan and isinstance(value, np.ndarray)), (
+                    "nothing but NaN is no observation"
+                )
+                fewer = n_observed(found) < n_observed(tokens)
+                assert fewer or same(tokens, found), "a NaN became an observed value"
 
-    for value in subject.values[:3]:
-        for broken, everywhere in _with_nan(value):
+
+def check_keeps_units(subject: Subject) -> None:
+    """Values twice as large are other tokens: what was divided out could not be decoded."""
+    for value, tokens in zip(subject.values[:3], subject.tokens(), strict=False):
+        twins = zip(
+            changed(value, lambda array: array * 2),
+            changed(value, lambda array: -array),
+            strict=True,
+        )
+        for twice, minus in twins:
             try:
-                tokens = checked(subject.encoder.encode(broken), subject.modality)
+                alike = same(tokens, subject.encode(twice))
+                # Errors and masks may only weigh; what changes with its sign is content.
+                weighs = same(tokens, subject.encode(minus))
             except BadRecord:
                 continue
-            content = tokens.content
-            assert content.dtype.kind != "f" or np.isfinite(content).all(), "NaN in the content"
-            assert np.isfinite(tokens.positions).all(), "NaN in the positions"
-            assert not everywhere or content.dtype.kind in "iu", "nothing but NaN is no observation"
-
-
-def _with_nan(value: Any) -> Iterator[tuple[Any, bool]]:
-    """Copies of a float array, or of a mapping with some, with one value or all values NaN."""
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > 1:
-        one, every = value.copy(), np.full_like(value, np.nan)
-        one.flat[value.size // 2] = np.nan
-        yield one, False
-        yield every, True
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            for broken, everywhere in _with_nan(part):
-                yield {**value, key: broken}, everywhere and len(value) == 1
+            assert weighs or not alike, (
+                "values twice as large give the same tokens: decode cannot know the unit (leave "
+                "scaling to the modality's scale, or put the factor into a token)"
+            )
 
 
 def check_inverts(subject: Subject) -> None:
-    """What is decoded encodes to the same observed content, within the bound."""
+    """What is decoded encodes to the same observed content, within the bound, in its places."""
     encoder = subject.encoder
     for tokens in subject.tokens():
-        again = encoder.encode(encoder.decode(tokens))
+        again = subject.encode(encoder.decode(tokens))
         n = len(tokens)
         assert len(again) == n, f"{n} tokens decode and encode to {len(again)}"
-        kept = np.broadcast_to(tokens.observed, tokens.content.reshape(n, -1).shape)
-        one, two = (t.content.reshape(n, -1).astype(np.float64) for t in (tokens, again))
+        kept = np.broadcast_to(tokens.observed, table(tokens).shape)
+        one, two = (table(t).astype(np.float64) for t in (tokens, again))
         worst = float(np.abs(np.where(kept, one - two, 0)).max())
         assert worst <= subject.bound, (
             f"content is off by {worst:g}, the bound is {subject.bound:g}"
+        )
+        places, told = (t.positions[kept.any(axis=1)] for t in (tokens, again))
+        assert np.allclose(places, told, rtol=1e-5, atol=1e-6), (
+            f"positions are off by {np.abs(places - told).max():g}: decode loses where values stood"
         )
 
 
