@@ -147,8 +147,8 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
         an image, a redshift from a spectrum. Never for training in earnest.
         """
         raise ConfigError(
-            f"modality '{self.tag}' makes up no observations: write its synth(), or check real ones "
-            "with lom_core.testing.conforms"
+            f"modality '{self.tag}' makes up no observations: write its synth(), or check "
+            "real ones with lom_core.testing.conforms"
         )
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
