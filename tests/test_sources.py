@@ -58,6 +58,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_files_of_one_name_have_ids_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for event, station in (("1960", "ANMO"), ("2011", "ANMO"), ("2011", "KONO")):
+        (tmp_path / event).mkdir(exist_ok=True)
+        (tmp_path / event / f"{station}.num").write_text("1\n2\n")
+    whole = Numbers(paths=str(tmp_path)).build(REGISTRY)
+    assert [whole[i]["id"] for i in range(3)] == ["1960/ANMO.num", "2011/ANMO.num", "2011/KONO.num"]
+    monkeypatch.chdir(tmp_path)
+    mixed = [str(tmp_path / "1960/ANMO.num"), "-", "2011/ANMO.num"]
+    source = Rows(paths=mixed).build(REGISTRY)
+    assert [source[i].get("id") for i in (1, 2, 4)] == ["1960/ANMO.num#1", None, "2011/ANMO.num#1"]
+    alone = Numbers(paths=str(tmp_path / "2011")).build(REGISTRY)
+    assert [alone[i]["id"] for i in range(2)] == ["ANMO.num", "KONO.num"]
+
+
 def test_a_path_list_keeps_its_lines_and_their_gaps(folder: Path) -> None:
     source = Numbers(paths=str(folder / "list.txt")).build(REGISTRY)
     assert len(source) == 5
