@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,17 @@ def test_a_new_plugin_is_complete_and_keeps_every_promise(
                 check()
     finally:
         sys.modules.pop("lom_radio_maps")
+
+
+def test_samples_in_folders_are_packed_too(tmp_path: Path) -> None:
+    folder = write_plugin("radio-maps", tmp_path)
+    package = folder / "src/lom_radio_maps"
+    (package / "samples/val").mkdir()
+    (package / "samples/val/one.fits").touch()
+    written = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf8"))
+    patterns = written["tool"]["setuptools"]["package-data"]["lom_radio_maps"]
+    packed = {str(p.relative_to(package)) for pattern in patterns for p in package.glob(pattern)}
+    assert {"py.typed", "samples/train.csv", "samples/val/one.fits"} <= packed
 
 
 @pytest.mark.parametrize(
