@@ -101,6 +101,11 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
                     f"tokeniser '{self.tokeniser.tag}', which has {actual}; leave {field} out"
                 )
             object.__setattr__(self, field, actual)
+        if self.input_size % self.tokeniser.n_channels:
+            raise ConfigError(
+                f"tokeniser '{self.tokeniser.tag}' has {self.input_size} values a token, which "
+                f"{self.tokeniser.n_channels} channels cannot share"
+            )
         return self
 
     def predictors(self, tokens: Tokens) -> dict[str, Array]:

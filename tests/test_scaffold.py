@@ -89,7 +89,7 @@ def test_names_that_cannot_be(tmp_path: Path, name: str, message: str) -> None:
 def test_check_on_the_command_line() -> None:
     done = RUNNER.invoke(build(), ["plugins", "check", "lom-core"])
     assert done.exit_code == 0, done.output
-    assert "check_recovers_the_latent" in done.output and "34 passed, 0 failed" in done.output
+    assert "check_recovers_the_latent" in done.output and "36 passed, 0 failed" in done.output
     done = RUNNER.invoke(build(), ["plugins", "check", "lom-cor"])
     assert done.exit_code == 2
     assert "no plugin 'lom-cor'; did you mean" in done.output

@@ -7,8 +7,8 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lom_core.errors import BadRecord
 from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Encoder, SequenceEncoder, Tokens
 from lom_core.testing.changes import all_nan, changed, n_observed, one_nan, same, table
+from lom_core.testing.tiny import build, fit, prepare
 
 N_LATENT, N_HELD_OUT = 256, 64
 HEAVY = ("torch", "astropy", "datasets", "matplotlib", "pandas", "xarray", "scipy", "PIL", "mido")
@@ -275,7 +276,7 @@ def check_what_is_not_observed_changes_nothing(subject: Subject) -> None:
             return  # one value an observation: without it there is none
         model, rows = _model_and_rows(subject, changed)
         losses.add(_loss(model, rows, subject))
-        answers.append(model.predict(_prepare(model, rows))[subject.modality.name])
+        answers.append(model.predict(prepare(model, rows))[subject.modality.name])
     assert len(losses) == 1, f"losses differ: {losses}"
     assert bool((answers[0] == answers[1]).all()), "answers differ"
 
@@ -286,7 +287,7 @@ def check_absent_has_zero_gradients(subject: Subject) -> None:
 
     model, _ = _model_and_rows(subject)
     name = subject.modality.name
-    sum(model(_prepare(model, [pack_row([], 8, [name])])).values()).backward()
+    sum(model(prepare(model, [pack_row([], 8, [name])])).values()).backward()
     for key, parameter in model.part(name).named_parameters():
         assert parameter.grad is not None, f"{key} has no gradient"
         assert not parameter.grad.any(), f"{key} has a gradient from nothing"
@@ -312,7 +313,7 @@ def check_learns(subject: Subject) -> None:
 
     model, rows = _model_and_rows(subject)
     before = _loss(model, rows, subject)
-    _fit(model, rows, subject.modality.name, "next_token", steps=40, lr=3e-3)
+    fit(model, rows, subject.modality.name, "next_token", steps=40, lr=3e-3)
     after = _loss(model, rows, subject)
     assert after < before, f"the loss went from {before:g} to {after:g}"
 
@@ -333,9 +334,9 @@ def check_recovers_the_latent(subject: Subject) -> None:
     latent = Scalar(name=f"latent_of_{name}")
     label = latent.tokeniser.build()
     samples = [{name: subject.encode(v), latent.name: label.encode(z)} for v, z in made]
-    model, rows = _build([subject.modality, latent], samples, n_fit=N_LATENT)
-    _fit(model, rows[:N_LATENT], latent.name, _given(name), steps=120, lr=1e-2)
-    batch = _prepare(model, rows[N_LATENT:], _given(name))
+    model, rows = build([subject.modality, latent], samples, n_fit=N_LATENT)
+    fit(model, rows[:N_LATENT], latent.name, _given(name), steps=120, lr=1e-2)
+    batch = prepare(model, rows[N_LATENT:], _given(name))
     answers = model.eval().predict(batch)[latent.name].flatten().double().numpy()
     truth = np.array([z for _, z in made])
     error = float(np.sqrt(np.mean((answers - truth[N_LATENT:]) ** 2)))
@@ -355,53 +356,12 @@ CHECKS: tuple[Callable[[Subject], None], ...] = tuple(
 def _model_and_rows(subject: Subject, samples: Sequence[Tokens] | None = None) -> tuple[Any, Any]:
     """A small model with fitted scales, and a row for each observation."""
     samples = subject.tokens() if samples is None else samples
-    return _build([subject.modality], [{subject.modality.name: tokens} for tokens in samples])
-
-
-def _build(
-    modalities: Sequence[ModalityConfig],
-    samples: Sequence[Mapping[str, Tokens]],
-    n_fit: int | None = None,
-) -> tuple[Any, Any]:
-    """A small model whose scales are fitted on the first ``n_fit`` samples, and a row for each."""
-    import torch
-
-    from lom_core.batch import Observation, pack_row
-    from lom_core.config import ModelConfig
-    from lom_core.model import Lom
-
-    torch.manual_seed(0)
-    model = Lom(ModalityRegistry(modalities), ModelConfig(n_layer=1, n_head=2, n_embd=32))
-    names = [modality.name for modality in modalities]
-    model.fit_scales({name: [sample[name] for sample in samples[:n_fit]] for name in names})
-    observations = [Observation(str(i), sample, seed=i) for i, sample in enumerate(samples)]
-    return model, [pack_row([o], o.n_slots, names) for o in observations]
-
-
-def _prepare(model: Any, rows: Any, objective: Any = "next_token") -> Any:
-    from lom_core.roles import Objective
-
-    return Objective.model_validate(objective).prepare(rows, model.layouts)
-
-
-def _fit(model: Any, rows: Any, name: str, objective: Any, steps: int, lr: float) -> None:
-    """Train on one modality's mean loss, 32 rows at a time in turn."""
-    import torch
-
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    batches = [_prepare(model, rows[i : i + 32], objective) for i in range(0, len(rows), 32)]
-    for step in range(steps):
-        batch = batches[step % len(batches)]
-        loss = model(batch)[name] / max(batch.counts[name], 1e-12)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    return build([subject.modality], [{subject.modality.name: tokens} for tokens in samples])
 
 
 def _summed_loss(model: Any, rows: Any, subject: Subject) -> Any:
     """The summed next-token loss, a tensor."""
-    return model(_prepare(model, rows))[subject.modality.name]
+    return model(prepare(model, rows))[subject.modality.name]
 
 
 def _loss(model: Any, rows: Any, subject: Subject) -> float:
