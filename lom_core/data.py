@@ -120,9 +120,7 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
     """
     if not isinstance(tokens, Tokens):
         raise BadRecord("encode() gave no lom_core.Tokens", detail=type(tokens).__name__)
-    for name, array in vars(tokens).items():
-        if not isinstance(array, np.ndarray) and (array is not None or name != "weights"):
-            raise BadRecord(f"no numpy array as {name}", detail=type(array).__name__)
+    tokens.require_arrays()
     tokeniser, content, weights = config.tokeniser, tokens.content, tokens.weights
     n, discrete = len(tokens), tokeniser.vocab_size > 0
     shape = (n,) if discrete else (n, tokeniser.width)
@@ -158,8 +156,7 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
     if not (finite | ~observed.any(axis=1, keepdims=True)).all():
         raise BadRecord("a position that is not finite")
     positions = np.where(finite, tokens.positions, 0).astype(np.float32)
-    problem = config.position.check(positions)
-    if problem:
+    if problem := config.position.check(positions):
         raise BadRecord(problem)
     return Tokens(content, positions, None if weights is None else weights.astype(np.float32))
 

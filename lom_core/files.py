@@ -110,6 +110,9 @@ class FileSource:
             # Decoders raise all of these for damaged files (Pillow even SyntaxError, for PNG).
             detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise BadRecord("cannot be read", file=path, row=where, detail=detail) from error
+        except Exception as error:  # of a reader that should have said BadRecord
+            error.add_note(f"while reading {path}; raise BadRecord for a file that cannot be used")
+            raise
         name = path.name if self.root is None else path.absolute().relative_to(self.root).as_posix()
         return {self.dataset.modality: value, "id": f"{name}#{row}" if self.many_rows else name}
 
@@ -126,6 +129,8 @@ def list_paths(paths: str | list[str], suffixes: tuple[str, ...] = ()) -> list[P
     if isinstance(paths, list):
         return [None if p in NOT_OBSERVED else Path(p).expanduser() for p in paths]
     path = Path(paths).expanduser()
+    suffixes = (suffixes,) if isinstance(suffixes, str) else suffixes  # (".npy") is no tuple
+    suffixes = tuple(suffix.lower() for suffix in suffixes)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.name.lower().endswith(suffixes or ("",)))
         return _some([p for p in found if p.is_file()], f"no {_either(suffixes)} file below {path}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lom_core.component import Component
-from lom_core.errors import ConfigError
+from lom_core.errors import BadRecord, ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,6 +55,12 @@ class Tokens:
         return replace(
             self, content=self.content[index], positions=self.positions[index], weights=weights
         )
+
+    def require_arrays(self) -> None:
+        """BadRecord where a list or a tensor stands in place of a numpy array."""
+        for name, array in vars(self).items():
+            if not isinstance(array, np.ndarray) and (array is not None or name != "weights"):
+                raise BadRecord(f"no numpy array as {name}", detail=type(array).__name__)
 
     @property
     def observed(self) -> Array:

@@ -58,6 +58,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_suffixes_in_capitals_or_without_a_comma_find_files(folder: Path) -> None:
+    class Loud(Numbers):
+        suffixes = (".NUM",)
+
+    class Bare(Numbers):
+        suffixes = ".num"  # type: ignore[assignment]
+
+    for kind in (Loud, Bare):
+        assert len(kind(paths=str(folder)).build(REGISTRY)) == 4
+
+
+def test_a_reader_that_fails_names_the_file(folder: Path) -> None:
+    class Fails(Numbers):
+        def read(self, path: Path, row: int) -> Any:
+            raise TypeError("Unknown format")
+
+    with pytest.raises(TypeError) as caught:
+        Fails(paths=str(folder / "a.num")).build(REGISTRY)[0]
+    assert "a.num; raise BadRecord" in caught.value.__notes__[0]
+
+
 def test_files_of_one_name_have_ids_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from lom_core.component import KINDS
 from lom_core.errors import ConfigError
@@ -148,6 +149,14 @@ def test_values_are_changed_inside_whatever_holds_them() -> None:
         [1, pytest.approx(np.nan, nan_ok=True)],
     ]
     assert copies[0]["star"].light[0].band == "g" and array[1] == 1
+
+
+def test_channels_share_a_token_evenly() -> None:
+    class Odd(Right):
+        n_channels = property(lambda self: 2)
+
+    with pytest.raises(ValidationError, match="has 3 values a token, which 2 channels cannot"):
+        ModalityConfig(name="x", tokeniser=Odd())
 
 
 def test_a_mask_or_an_error_may_weigh_without_a_unit() -> None:
