@@ -56,18 +56,21 @@ class Tokens:
             self, content=self.content[index], positions=self.positions[index], weights=weights
         )
 
-    def require_arrays(self) -> None:
-        """BadRecord where a list or a tensor stands in place of a numpy array."""
-        for name, array in vars(self).items():
-            if not isinstance(array, np.ndarray) and (array is not None or name != "weights"):
-                raise BadRecord(f"no numpy array as {name}", detail=type(array).__name__)
-
     @property
     def observed(self) -> Array:
         """(n, w) or (n, 1) bool: which values were observed."""
         if self.weights is None:
             return np.ones((len(self), 1), dtype=bool)
         return np.asarray(self.weights > 0)
+
+
+def require_tokens(tokens: Any) -> None:
+    """BadRecord for what is no Tokens of numpy arrays: a tuple, lists, tensors."""
+    if not isinstance(tokens, Tokens):
+        raise BadRecord("encode() gave no lom_core.Tokens", detail=type(tokens).__name__)
+    for name, array in vars(tokens).items():
+        if not isinstance(array, np.ndarray) and (array is not None or name != "weights"):
+            raise BadRecord(f"no numpy array as {name}", detail=type(array).__name__)
 
 
 class Tokeniser(Component, role="tokeniser"):
