@@ -151,6 +151,10 @@ class Kinds:
 
     def add(self, cls: type[Component], distribution: str) -> None:
         """Register a class; a kind that another class already has is an error, never last-wins."""
+        if not (isinstance(cls, type) and issubclass(cls, Component)):
+            raise PluginError(
+                f"{distribution}: register() takes subclasses of lom_core's roles, not {cls!r}"
+            )
         if not cls.role or not cls.kind:
             raise PluginError(
                 f"{distribution}: {cls.__name__} has no {'kind' if cls.role else 'role'}; write "

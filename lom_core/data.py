@@ -19,7 +19,7 @@ import numpy as np
 from lom_core.batch import Observation, Row, pack_row
 from lom_core.errors import BadRecord, DataError, LomError, TooManyBadRecords
 from lom_core.modality import ModalityConfig, ModalityRegistry
-from lom_core.roles import Encoder, Record, Source, Tokens
+from lom_core.roles import Encoder, Record, Source, Tokens, require_tokens
 from lom_core.seeds import Permutation, mix
 from lom_core.selection import crop, leave_out
 
@@ -118,6 +118,7 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
 
     Values of weight 0 become 0 here, so that nothing of what was not observed travels further.
     """
+    require_tokens(tokens)
     tokeniser, content, weights = config.tokeniser, tokens.content, tokens.weights
     n, discrete = len(tokens), tokeniser.vocab_size > 0
     shape = (n,) if discrete else (n, tokeniser.width)
@@ -153,8 +154,7 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
     if not (finite | ~observed.any(axis=1, keepdims=True)).all():
         raise BadRecord("a position that is not finite")
     positions = np.where(finite, tokens.positions, 0).astype(np.float32)
-    problem = config.position.check(positions)
-    if problem:
+    if problem := config.position.check(positions):
         raise BadRecord(problem)
     return Tokens(content, positions, None if weights is None else weights.astype(np.float32))
 

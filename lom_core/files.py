@@ -9,6 +9,7 @@ class SeismogramFiles(FileDataset, kind="seismogram_files"):
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,9 @@ class FileDataset(Dataset):
             else to the list's own; an empty line or ``-`` says that this object was not
             observed), a folder (searched for ``suffixes``, sorted), a glob, or a list of files.
         modality: the modality of the run that the files hold.
+
+    A record's id is its file's name; where two files share one, the ids are their paths below the
+    deepest folder that holds them all.
 
     Errors:
         ConfigError, DataError: no such list or folder, or no file in it, before training starts.
@@ -73,6 +77,7 @@ class FileSource:
             rows = 1 if path is None else dataset.count(path)
             self.items += [(path, row) for row in range(rows)]
         self.many_rows = any(row for _, row in self.items)
+        self.root = _shared_root({path for path in paths if path is not None})
 
     def __len__(self) -> int:
         return len(self.items)
@@ -105,8 +110,18 @@ class FileSource:
             # Decoders raise all of these for damaged files (Pillow even SyntaxError, for PNG).
             detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise BadRecord("cannot be read", file=path, row=where, detail=detail) from error
-        name = f"{path.name}#{row}" if self.many_rows else path.name
-        return {self.dataset.modality: value, "id": name}
+        except Exception as error:  # of a reader that should have said BadRecord
+            error.add_note(f"while reading {path}; raise BadRecord for a file that cannot be used")
+            raise
+        name = path.name if self.root is None else path.absolute().relative_to(self.root).as_posix()
+        return {self.dataset.modality: value, "id": f"{name}#{row}" if self.many_rows else name}
+
+
+def _shared_root(paths: set[Path]) -> Path | None:
+    """The folder below which files are told apart; None where their names tell them apart."""
+    if len({path.name for path in paths}) == len(paths):
+        return None
+    return Path(os.path.commonpath([path.absolute().parent for path in paths]))
 
 
 def list_paths(paths: str | list[str], suffixes: tuple[str, ...] = ()) -> list[Path | None]:
@@ -114,6 +129,8 @@ def list_paths(paths: str | list[str], suffixes: tuple[str, ...] = ()) -> list[P
     if isinstance(paths, list):
         return [None if p in NOT_OBSERVED else Path(p).expanduser() for p in paths]
     path = Path(paths).expanduser()
+    suffixes = (suffixes,) if isinstance(suffixes, str) else suffixes  # (".npy") is no tuple
+    suffixes = tuple(suffix.lower() for suffix in suffixes)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.name.lower().endswith(suffixes or ("",)))
         return _some([p for p in found if p.is_file()], f"no {_either(suffixes)} file below {path}")

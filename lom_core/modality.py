@@ -101,6 +101,11 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
                     f"tokeniser '{self.tokeniser.tag}', which has {actual}; leave {field} out"
                 )
             object.__setattr__(self, field, actual)
+        if self.input_size % self.tokeniser.n_channels:
+            raise ConfigError(
+                f"tokeniser '{self.tokeniser.tag}' has {self.input_size} values a token, which "
+                f"{self.tokeniser.n_channels} channels cannot share"
+            )
         return self
 
     def predictors(self, tokens: Tokens) -> dict[str, Array]:
@@ -146,7 +151,10 @@ class ModalityConfig(Component, role="modality", kind="tokens"):
         For the conformance kit, which checks that a tiny model recovers the number: a radius from
         an image, a redshift from a spectrum. Never for training in earnest.
         """
-        raise ConfigError(f"modality '{self.tag}' makes up no observations: it has no synth()")
+        raise ConfigError(
+            f"modality '{self.tag}' makes up no observations: write its synth(), or check "
+            "real ones with lom_core.testing.conforms"
+        )
 
     def picture(self, figure: Any, truth: Any, predicted: Any) -> None:
         """Draw input, prediction and residual of one object, in physical units.

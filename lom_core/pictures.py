@@ -34,10 +34,13 @@ def png(figure: Any) -> bytes:
 def draw_tokens(figure: Any, name: str, truth: Any, predicted: Any) -> None:
     """Input and prediction over position, and the residual beneath, in physical units.
 
-    A single number or label is written down.
+    A single number or label is written down; of a mapping that holds no tokens each array is drawn
+    over its first axis.
     """
     if not isinstance(truth, Mapping) and np.ndim(truth) == 0:
         return _write(figure, name, truth, predicted)
+    if isinstance(truth, Mapping) and "content" not in truth:
+        return _draw_arrays(figure, name, truth, predicted)
     x, y, seen = _curve(truth)
     _, p, _ = _curve(predicted)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -50,6 +53,17 @@ def draw_tokens(figure: Any, name: str, truth: Any, predicted: Any) -> None:
     bottom.plot(x, blank - p, color=RED, lw=0.8)
     bottom.set_ylabel("residual")
     bottom.set_xlabel("position")
+
+
+def _draw_arrays(figure: Any, name: str, truth: Mapping[str, Any], predicted: Any) -> None:
+    arrays = {key: np.asarray(part) for key, part in truth.items()}
+    keys = [key for key, array in arrays.items() if array.ndim and array.dtype.kind in "buif"]
+    if not keys:
+        return _write(figure, name, truth, predicted)
+    for axes, key in zip(figure.subplots(len(keys), 1, squeeze=False)[:, 0], keys, strict=True):
+        for array, colour in ((arrays[key], INK), (np.asarray(predicted[key]), BLUE)):
+            axes.plot(array.reshape(len(array), -1), color=colour, lw=0.9, alpha=0.85)
+        axes.set_ylabel(f"{name}: {key}")
 
 
 def _write(figure: Any, name: str, truth: Any, predicted: Any) -> None:

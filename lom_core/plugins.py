@@ -97,7 +97,12 @@ class Plugins:
                 )
 
     def _register(self, module: object, plugin: Plugin) -> None:
-        marked = (h for h in dir(module) if hasattr(getattr(module, h), "lom_impl"))
+        marked = [h for h in dir(module) if hasattr(getattr(module, h), "lom_impl")]
+        if not marked:
+            raise PluginError(
+                f"{_name(module)} has no hook: write a function lom_register(register) in it, "
+                "under @lom_core.hookimpl"
+            )
         unknown = [hook for hook in marked if hook not in HOOKS]
         if unknown:
             raise PluginError(
@@ -122,6 +127,10 @@ class Plugins:
             if kind in kinds:
                 return f"; `pip install {distribution}` brings it"
         return ""
+
+
+def _name(module: object) -> str:
+    return str(getattr(module, "__name__", module))
 
 
 def _entry_points() -> list[metadata.EntryPoint]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lom_core.component import Component
-from lom_core.errors import ConfigError
+from lom_core.errors import BadRecord, ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,6 +62,15 @@ class Tokens:
         if self.weights is None:
             return np.ones((len(self), 1), dtype=bool)
         return np.asarray(self.weights > 0)
+
+
+def require_tokens(tokens: Any) -> None:
+    """BadRecord for what is no Tokens of numpy arrays: a tuple, lists, tensors."""
+    if not isinstance(tokens, Tokens):
+        raise BadRecord("encode() gave no lom_core.Tokens", detail=type(tokens).__name__)
+    for name, array in vars(tokens).items():
+        if not isinstance(array, np.ndarray) and (array is not None or name != "weights"):
+            raise BadRecord(f"no numpy array as {name}", detail=type(array).__name__)
 
 
 class Tokeniser(Component, role="tokeniser"):

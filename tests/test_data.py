@@ -302,6 +302,8 @@ def tokens(**changes: Any) -> Tokens:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"content": [[1.0], [1.0], [1.0]]}, "no numpy array as content \\(list\\)"),
+        ({"positions": None}, "no numpy array as positions"),
         ({"content": np.ones((3, 2), np.float32)}, "content of the wrong shape"),
         ({"positions": np.zeros((2, 1), np.float32)}, "positions of the wrong shape"),
         ({"weights": np.ones((3, 4), np.float32)}, "weights of the wrong shape"),
@@ -328,6 +330,12 @@ def test_tokens_that_break_the_contract_are_bad_records(
 ) -> None:
     with pytest.raises(BadRecord, match=reason):
         checked(tokens(**changes), X)
+
+
+def test_what_is_no_tokens_is_a_bad_record() -> None:
+    plain: Any = (np.ones((3, 1)), np.zeros((3, 1)))
+    with pytest.raises(BadRecord, match=r"encode\(\) gave no lom_core.Tokens \(tuple\)"):
+        checked(plain, X)
 
 
 @pytest.mark.parametrize("error", [ValueError("no flux"), KeyError("no flux"), OSError("no flux")])

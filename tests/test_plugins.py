@@ -89,6 +89,8 @@ def test_lom_plugins_restricts_and_disables(tmp_path: Path) -> None:
             "unknown hook lom_regster; the hooks are lom_commands, lom_register",
         ),
         (GOOD + "    register(Position)\n", "PluginError: lom-b: Position has no kind"),
+        (GOOD.replace("@hookimpl", ""), "lom_b has no hook: write a function lom_register"),
+        (GOOD + "    register(Depth())\n", "register() takes subclasses of lom_core's roles, not"),
     ],
 )
 def test_a_broken_plugin_warns_and_leaves_the_others_working(

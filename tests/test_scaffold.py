@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,17 @@ def test_a_new_plugin_is_complete_and_keeps_every_promise(
         sys.modules.pop("lom_radio_maps")
 
 
+def test_samples_in_folders_are_packed_too(tmp_path: Path) -> None:
+    folder = write_plugin("radio-maps", tmp_path)
+    package = folder / "src/lom_radio_maps"
+    (package / "samples/val").mkdir()
+    (package / "samples/val/one.fits").touch()
+    written = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf8"))
+    patterns = written["tool"]["setuptools"]["package-data"]["lom_radio_maps"]
+    packed = {str(p.relative_to(package)) for pattern in patterns for p in package.glob(pattern)}
+    assert {"py.typed", "samples/train.csv", "samples/val/one.fits"} <= packed
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -77,7 +89,7 @@ def test_names_that_cannot_be(tmp_path: Path, name: str, message: str) -> None:
 def test_check_on_the_command_line() -> None:
     done = RUNNER.invoke(build(), ["plugins", "check", "lom-core"])
     assert done.exit_code == 0, done.output
-    assert "check_recovers_the_latent" in done.output and "34 passed, 0 failed" in done.output
+    assert "check_recovers_the_latent" in done.output and "36 passed, 0 failed" in done.output
     done = RUNNER.invoke(build(), ["plugins", "check", "lom-cor"])
     assert done.exit_code == 2
     assert "no plugin 'lom-cor'; did you mean" in done.output

@@ -58,6 +58,43 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_suffixes_in_capitals_or_without_a_comma_find_files(folder: Path) -> None:
+    class Loud(Numbers):
+        suffixes = (".NUM",)
+
+    class Bare(Numbers):
+        suffixes = ".num"  # type: ignore[assignment]
+
+    for kind in (Loud, Bare):
+        assert len(kind(paths=str(folder)).build(REGISTRY)) == 4
+
+
+def test_a_reader_that_fails_names_the_file(folder: Path) -> None:
+    class Fails(Numbers):
+        def read(self, path: Path, row: int) -> Any:
+            raise TypeError("Unknown format")
+
+    with pytest.raises(TypeError) as caught:
+        Fails(paths=str(folder / "a.num")).build(REGISTRY)[0]
+    assert "a.num; raise BadRecord" in caught.value.__notes__[0]
+
+
+def test_files_of_one_name_have_ids_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for event, station in (("1960", "ANMO"), ("2011", "ANMO"), ("2011", "KONO")):
+        (tmp_path / event).mkdir(exist_ok=True)
+        (tmp_path / event / f"{station}.num").write_text("1\n2\n")
+    whole = Numbers(paths=str(tmp_path)).build(REGISTRY)
+    assert [whole[i]["id"] for i in range(3)] == ["1960/ANMO.num", "2011/ANMO.num", "2011/KONO.num"]
+    monkeypatch.chdir(tmp_path)
+    mixed = [str(tmp_path / "1960/ANMO.num"), "-", "2011/ANMO.num"]
+    source = Rows(paths=mixed).build(REGISTRY)
+    assert [source[i].get("id") for i in (1, 2, 4)] == ["1960/ANMO.num#1", None, "2011/ANMO.num#1"]
+    alone = Numbers(paths=str(tmp_path / "2011")).build(REGISTRY)
+    assert [alone[i]["id"] for i in range(2)] == ["ANMO.num", "KONO.num"]
+
+
 def test_a_path_list_keeps_its_lines_and_their_gaps(folder: Path) -> None:
     source = Numbers(paths=str(folder / "list.txt")).build(REGISTRY)
     assert len(source) == 5

@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import numpy as np
 from lom_core.errors import BadRecord
 from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Encoder, SequenceEncoder, Tokens
+from lom_core.testing.changes import all_nan, changed, n_observed, one_nan, same, table
+from lom_core.testing.tiny import build, fit, prepare
 
 N_LATENT, N_HELD_OUT = 256, 64
 HEAVY = ("torch", "astropy", "datasets", "matplotlib", "pandas", "xarray", "scipy", "PIL", "mido")
@@ -40,10 +42,14 @@ class Subject:
     def encoder(self) -> Encoder:
         return self.modality.tokeniser.build()
 
-    def tokens(self) -> list[Tokens]:
+    def encode(self, value: Any, encoder: Encoder | None = None) -> Tokens:
+        """Tokens as a reader passes them on: checked, in the contract's dtypes."""
         from lom_core.data import checked
 
-        return [checked(self.encoder.encode(value), self.modality) for value in self.values]
+        return checked((encoder or self.encoder).encode(value), self.modality)
+
+    def tokens(self) -> list[Tokens]:
+        return [self.encode(value) for value in self.values]
 
 
 # -------------------------------------------------------------------------------------- checks
@@ -70,9 +76,13 @@ def check_imports_lightly(subject: Subject) -> None:
 
 def check_tokens_keep_the_contract(subject: Subject) -> None:
     """Shapes, dtypes, finite observed values, one position a token (docs/batch.md)."""
-    for tokens in subject.tokens():
+    for value in subject.values:
+        subject.encode(value)  # shapes, and what is finite
+        tokens = subject.encoder.encode(value)
         assert len(tokens) > 0, "a value without any token"
-        assert tokens.positions.dtype == np.float32, f"positions are {tokens.positions.dtype}"
+        for name in ("positions", "weights"):
+            dtype = getattr(getattr(tokens, name), "dtype", np.float32)  # weights may be None
+            assert dtype == np.float32, f"{name} are {dtype}: use float32"
         kind = tokens.content.dtype.kind
         discrete = subject.modality.tokeniser.vocab_size > 0
         assert kind in ("i" if discrete else "uif"), f"content is {tokens.content.dtype}"
@@ -84,9 +94,11 @@ def check_tokens_keep_the_contract(subject: Subject) -> None:
 
 def check_is_deterministic(subject: Subject) -> None:
     """The same tokens twice, from a pickled encoder, and in a spawned worker process."""
+    from lom_core.data import checked
+
     sent = pickle.loads(pickle.dumps(subject.encoder))  # noqa: S301  our own bytes
     for encoder in (subject.encoder, sent):
-        again = [encoder.encode(value) for value in subject.values]
+        again = [subject.encode(value, encoder) for value in subject.values]
         for first, second in zip(subject.tokens(), again, strict=True):
             _assert_same(first, second, "encoding twice gives")
     # As a spawned worker has it: nothing but what pickle carries. (A pool would wait for ever for
@@ -97,7 +109,8 @@ def check_is_deterministic(subject: Subject) -> None:
         capture_output=True,
     )
     assert elsewhere.returncode == 0, elsewhere.stderr.decode(errors="replace")[-500:]
-    again = pickle.loads(elsewhere.stdout)  # noqa: S301  our own bytes
+    raw = pickle.loads(elsewhere.stdout)  # noqa: S301  our own bytes
+    again = [checked(tokens, subject.modality) for tokens in raw]
     for first, second in zip(subject.tokens(), again, strict=True):
         _assert_same(first, second, "a spawned worker gives")
 
@@ -121,45 +134,57 @@ def _assert_same(first: Tokens, second: Tokens, told: str) -> None:
 
 def check_nan_never_passes(subject: Subject) -> None:
     """A value with a NaN in it is refused, or its NaN gets weight 0; all NaN is refused."""
-    from lom_core.data import checked
+    for value, tokens in zip(subject.values[:3], subject.tokens(), strict=False):
+        for change in (one_nan, all_nan):
+            for broken in changed(value, change):
+                try:
+                    found = subject.encode(broken)
+                except BadRecord:
+                    continue
+                assert not (change is all_nan and isinstance(value, np.ndarray)), (
+                    "nothing but NaN is no observation"
+                )
+                fewer = n_observed(found) < n_observed(tokens)
+                assert fewer or same(tokens, found), "a NaN became an observed value"
 
-    for value in subject.values[:3]:
-        for broken, everywhere in _with_nan(value):
+
+def check_keeps_units(subject: Subject) -> None:
+    """Values twice as large are other tokens: what was divided out could not be decoded."""
+    for value, tokens in zip(subject.values[:3], subject.tokens(), strict=False):
+        twins = zip(
+            changed(value, lambda array: array * 2),
+            changed(value, lambda array: -array),
+            strict=True,
+        )
+        for twice, minus in twins:
             try:
-                tokens = checked(subject.encoder.encode(broken), subject.modality)
+                alike = same(tokens, subject.encode(twice))
+                # Errors and masks may only weigh; what changes with its sign is content.
+                weighs = same(tokens, subject.encode(minus))
             except BadRecord:
                 continue
-            content = tokens.content
-            assert content.dtype.kind != "f" or np.isfinite(content).all(), "NaN in the content"
-            assert np.isfinite(tokens.positions).all(), "NaN in the positions"
-            assert not everywhere or content.dtype.kind in "iu", "nothing but NaN is no observation"
-
-
-def _with_nan(value: Any) -> Iterator[tuple[Any, bool]]:
-    """Copies of a float array, or of a mapping with some, with one value or all values NaN."""
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > 1:
-        one, every = value.copy(), np.full_like(value, np.nan)
-        one.flat[value.size // 2] = np.nan
-        yield one, False
-        yield every, True
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            for broken, everywhere in _with_nan(part):
-                yield {**value, key: broken}, everywhere and len(value) == 1
+            assert weighs or not alike, (
+                "values twice as large give the same tokens: decode cannot know the unit (leave "
+                "scaling to the modality's scale, or put the factor into a token)"
+            )
 
 
 def check_inverts(subject: Subject) -> None:
-    """What is decoded encodes to the same observed content, within the bound."""
+    """What is decoded encodes to the same observed content, within the bound, in its places."""
     encoder = subject.encoder
     for tokens in subject.tokens():
-        again = encoder.encode(encoder.decode(tokens))
+        again = subject.encode(encoder.decode(tokens))
         n = len(tokens)
         assert len(again) == n, f"{n} tokens decode and encode to {len(again)}"
-        kept = np.broadcast_to(tokens.observed, tokens.content.reshape(n, -1).shape)
-        one, two = (t.content.reshape(n, -1).astype(np.float64) for t in (tokens, again))
+        kept = np.broadcast_to(tokens.observed, table(tokens).shape)
+        one, two = (table(t).astype(np.float64) for t in (tokens, again))
         worst = float(np.abs(np.where(kept, one - two, 0)).max())
         assert worst <= subject.bound, (
             f"content is off by {worst:g}, the bound is {subject.bound:g}"
+        )
+        places, told = (t.positions[kept.any(axis=1)] for t in (tokens, again))
+        assert np.allclose(places, told, rtol=1e-5, atol=1e-6), (
+            f"positions are off by {np.abs(places - told).max():g}: decode loses where values stood"
         )
 
 
@@ -251,7 +276,7 @@ def check_what_is_not_observed_changes_nothing(subject: Subject) -> None:
             return  # one value an observation: without it there is none
         model, rows = _model_and_rows(subject, changed)
         losses.add(_loss(model, rows, subject))
-        answers.append(model.predict(_prepare(model, rows))[subject.modality.name])
+        answers.append(model.predict(prepare(model, rows))[subject.modality.name])
     assert len(losses) == 1, f"losses differ: {losses}"
     assert bool((answers[0] == answers[1]).all()), "answers differ"
 
@@ -262,7 +287,7 @@ def check_absent_has_zero_gradients(subject: Subject) -> None:
 
     model, _ = _model_and_rows(subject)
     name = subject.modality.name
-    sum(model(_prepare(model, [pack_row([], 8, [name])])).values()).backward()
+    sum(model(prepare(model, [pack_row([], 8, [name])])).values()).backward()
     for key, parameter in model.part(name).named_parameters():
         assert parameter.grad is not None, f"{key} has no gradient"
         assert not parameter.grad.any(), f"{key} has a gradient from nothing"
@@ -288,7 +313,7 @@ def check_learns(subject: Subject) -> None:
 
     model, rows = _model_and_rows(subject)
     before = _loss(model, rows, subject)
-    _fit(model, rows, subject.modality.name, "next_token", steps=40, lr=3e-3)
+    fit(model, rows, subject.modality.name, "next_token", steps=40, lr=3e-3)
     after = _loss(model, rows, subject)
     assert after < before, f"the loss went from {before:g} to {after:g}"
 
@@ -305,13 +330,13 @@ def check_recovers_the_latent(subject: Subject) -> None:
         return
     rng = np.random.default_rng(1)
     made = [subject.modality.synth(rng) for _ in range(N_LATENT + N_HELD_OUT)]
-    name, encoder = subject.modality.name, subject.encoder
+    name = subject.modality.name
     latent = Scalar(name=f"latent_of_{name}")
     label = latent.tokeniser.build()
-    samples = [{name: encoder.encode(v), latent.name: label.encode(z)} for v, z in made]
-    model, rows = _build([subject.modality, latent], samples, n_fit=N_LATENT)
-    _fit(model, rows[:N_LATENT], latent.name, _given(name), steps=120, lr=1e-2)
-    batch = _prepare(model, rows[N_LATENT:], _given(name))
+    samples = [{name: subject.encode(v), latent.name: label.encode(z)} for v, z in made]
+    model, rows = build([subject.modality, latent], samples, n_fit=N_LATENT)
+    fit(model, rows[:N_LATENT], latent.name, _given(name), steps=120, lr=1e-2)
+    batch = prepare(model, rows[N_LATENT:], _given(name))
     answers = model.eval().predict(batch)[latent.name].flatten().double().numpy()
     truth = np.array([z for _, z in made])
     error = float(np.sqrt(np.mean((answers - truth[N_LATENT:]) ** 2)))
@@ -331,53 +356,12 @@ CHECKS: tuple[Callable[[Subject], None], ...] = tuple(
 def _model_and_rows(subject: Subject, samples: Sequence[Tokens] | None = None) -> tuple[Any, Any]:
     """A small model with fitted scales, and a row for each observation."""
     samples = subject.tokens() if samples is None else samples
-    return _build([subject.modality], [{subject.modality.name: tokens} for tokens in samples])
-
-
-def _build(
-    modalities: Sequence[ModalityConfig],
-    samples: Sequence[Mapping[str, Tokens]],
-    n_fit: int | None = None,
-) -> tuple[Any, Any]:
-    """A small model whose scales are fitted on the first ``n_fit`` samples, and a row for each."""
-    import torch
-
-    from lom_core.batch import Observation, pack_row
-    from lom_core.config import ModelConfig
-    from lom_core.model import Lom
-
-    torch.manual_seed(0)
-    model = Lom(ModalityRegistry(modalities), ModelConfig(n_layer=1, n_head=2, n_embd=32))
-    names = [modality.name for modality in modalities]
-    model.fit_scales({name: [sample[name] for sample in samples[:n_fit]] for name in names})
-    observations = [Observation(str(i), sample, seed=i) for i, sample in enumerate(samples)]
-    return model, [pack_row([o], o.n_slots, names) for o in observations]
-
-
-def _prepare(model: Any, rows: Any, objective: Any = "next_token") -> Any:
-    from lom_core.roles import Objective
-
-    return Objective.model_validate(objective).prepare(rows, model.layouts)
-
-
-def _fit(model: Any, rows: Any, name: str, objective: Any, steps: int, lr: float) -> None:
-    """Train on one modality's mean loss, 32 rows at a time in turn."""
-    import torch
-
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    batches = [_prepare(model, rows[i : i + 32], objective) for i in range(0, len(rows), 32)]
-    for step in range(steps):
-        batch = batches[step % len(batches)]
-        loss = model(batch)[name] / max(batch.counts[name], 1e-12)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    return build([subject.modality], [{subject.modality.name: tokens} for tokens in samples])
 
 
 def _summed_loss(model: Any, rows: Any, subject: Subject) -> Any:
     """The summed next-token loss, a tensor."""
-    return model(_prepare(model, rows))[subject.modality.name]
+    return model(prepare(model, rows))[subject.modality.name]
 
 
 def _loss(model: Any, rows: Any, subject: Subject) -> float:
