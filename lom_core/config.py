@@ -189,6 +189,8 @@ class TrainConfig(Section):
             its weights and scales start a new run; modalities that it lacks begin anew.
         origins: with the latter, modalities that begin as another one of the checkpoint did end:
             ``{answer: midi}``.
+        requeue: go on with what ``out_dir`` holds; only where there is nothing yet, begin as
+            ``init_from`` says. One command for the first start and for all later ones.
         seed: of weights, orders, masks, crops and held-out records.
     """
 
@@ -208,6 +210,7 @@ class TrainConfig(Section):
     always_save_checkpoint: bool = False
     init_from: str = "scratch"
     origins: dict[str, str] = {}
+    requeue: bool = False
     seed: int = Field(default=1337, ge=0)
 
     def saves(self, step: int) -> bool:

@@ -38,7 +38,7 @@ def start(
     out_dir: Path,
     world: World = World(),  # noqa: B008  frozen
 ) -> Start:
-    """Begin as ``init_from`` says: every rank with the same weights.
+    """Begin as ``init_from`` and ``requeue`` say: every rank with the same weights.
 
     Errors:
         ConfigError: the folder holds a run already; ``freeze`` or ``rates`` name nothing.
@@ -46,8 +46,14 @@ def start(
     """
     torch.manual_seed(config.train.seed)
     model = Lom(config.registry, config.model)
-    begin = _resume if config.train.init_from == "resume" else _anew
+    plan = config.train
+    resuming = plan.init_from == "resume" or (plan.requeue and _holds_a_run(out_dir))
+    begin = _resume if resuming else _anew
     return begin(config, model, reader, device, out_dir, world)
+
+
+def _holds_a_run(out_dir: Path) -> bool:
+    return (out_dir / "checkpoints" / "latest").exists()
 
 
 def _resume(
@@ -81,7 +87,7 @@ def _anew(
     world: World,
 ) -> Start:
     plan, told = config.train, []
-    if (out_dir / "checkpoints" / "latest").exists() and not plan.eval_only:
+    if _holds_a_run(out_dir) and not plan.eval_only:
         raise ConfigError(
             f"{out_dir} holds a run already: init_from=resume continues it, another out_dir= "
             "starts a new one, or delete the folder"

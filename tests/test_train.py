@@ -88,6 +88,28 @@ def test_stop_and_resume_is_bitwise_the_uninterrupted_run(
         assert state[0][key] == state[1][key], key
 
 
+def test_one_command_starts_a_run_and_goes_on_with_it(make_run: MakeRun, tmp_path: Path) -> None:
+    """A fine-tune, too: it begins from the other run once."""
+    base = make_run(train={"max_iters": 3}, system={"out_dir": str(tmp_path / "base")})
+    train(base)
+    plan, schedule = {"init_from": base.system.out_dir, "log_interval": 1}, {"lr_decay_iters": 5}
+    whole = make_run(
+        train={**plan, "max_iters": 5},
+        optimizer=schedule,
+        system={"out_dir": str(tmp_path / "whole")},
+    )
+    train(whole)
+    for steps in (2, 5, 5):  # stopped after two, restarted, and restarted once it had ended
+        parts = make_run(
+            train={**plan, "max_iters": steps, "requeue": True},
+            optimizer=schedule,
+            system={"out_dir": str(tmp_path / "parts")},
+        )
+        assert train(parts).step == steps
+    assert same(weights(whole), weights(parts))
+    assert [line["step"] for line in metrics(parts, "train")] == [1, 2, 3, 4, 5]
+
+
 def test_workers_do_not_change_the_run(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [
         make_run(
