@@ -136,15 +136,17 @@ def eval_batches(
     rows: list[Row] = []
     tally = Tally()
     n_batches = 0
-    for lane_row in Lane(reader, plan, 0, LaneState()):
-        rows.append(lane_row.row)
-        tally.add(lane_row.tally)
-        if len(rows) == config.batch_size:
+    lane = Lane(reader, plan, 0, LaneState())
+    for lane_row in lane:
+        if len(rows) == config.batch_size:  # held back until it is known not to be the last
             yield rows, tally
             rows, tally, n_batches = [], Tally(), n_batches + 1
             if n_batches == limit:
                 return
+        rows.append(lane_row.row)
+        tally.add(lane_row.tally)
     if rows:
+        tally.add(lane.tally)  # bad records behind the last row
         empty = pack_row([], config.block_size, reader.registry.names())
         yield rows + [empty] * (config.batch_size - len(rows)), tally
 
