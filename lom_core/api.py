@@ -23,7 +23,7 @@ from lom_core.answers import Answer, Question, at_once, in_turn, log_likelihood
 from lom_core.checkpoint import find, load_model
 from lom_core.config import RunConfig
 from lom_core.conformal import Correction, weights_of
-from lom_core.data import Reader, Tally
+from lom_core.data import Reader
 from lom_core.device import pick_device
 from lom_core.embed import Table, embed, joined
 from lom_core.errors import ConfigError, DataError
@@ -36,6 +36,7 @@ from lom_core.roles import Array, Encoder, Record, Tokens
 from lom_core.seeds import mix
 from lom_core.share import cached, export
 from lom_core.sources import ListSource
+from lom_core.tally import Tally
 
 
 class LargeObservationModel:

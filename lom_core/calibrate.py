@@ -15,13 +15,13 @@ from lom_core import conformal
 from lom_core.api import LargeObservationModel
 from lom_core.batch import owners
 from lom_core.conformal import Calibration, Correction, weights_of
-from lom_core.data import Tally
 from lom_core.errors import DataError
 from lom_core.heads import CategoricalHead
 from lom_core.loader import Part, eval_batches
 from lom_core.model import Parts
 from lom_core.roles import Array, Source
 from lom_core.seeds import mix
+from lom_core.tally import Tally
 
 SHOWN = (0.5, 0.9, 0.95)  # levels of the table
 CHUNK = 2048  # tokens whose quantiles are computed at once

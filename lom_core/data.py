@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lom_core.batch import Observation, Row, pack_row
-from lom_core.errors import BadRecord, DataError, LomError, TooManyBadRecords
+from lom_core.errors import BadRecord, DataError, LomError
 from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Encoder, Record, Source, Tokens, require_tokens
 from lom_core.seeds import Permutation, mix
 from lom_core.selection import crop, leave_out
+from lom_core.tally import Tally
 
-MIN_SEEN = 100  # a fraction of bad records is taken of at least so many
 LARGEST = float(np.finfo(np.float32).max)  # beyond it float32 has inf
 MAX_IN_A_ROW = 1000  # bad records after which a lane gives up, whatever the fraction
 
@@ -159,49 +159,6 @@ def checked(tokens: Tokens, config: ModalityConfig) -> Tokens:
     return Tokens(content, positions, None if weights is None else weights.astype(np.float32))
 
 
-@dataclass
-class Tally:
-    """What became of the records read: kept in metrics, printed in the summary."""
-
-    seen: int = 0
-    cropped: int = 0
-    bad: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def n_bad(self) -> int:
-        return sum(self.bad.values())
-
-    def note(self, error: BadRecord) -> None:
-        self.bad[error.reason] = self.bad.get(error.reason, 0) + 1
-        self.examples.setdefault(error.reason, str(error))
-
-    def add(self, other: Tally) -> None:
-        self.seen += other.seen
-        self.cropped += other.cropped
-        for reason, n in other.bad.items():
-            self.bad[reason] = self.bad.get(reason, 0) + n
-            self.examples.setdefault(reason, other.examples[reason])
-
-    @classmethod
-    def of(cls, parts: Iterable[Tally]) -> Tally:
-        """What became of all records, from what each rank saw."""
-        total = cls()
-        for part in parts:
-            total.add(part)
-        return total
-
-    def check(self, max_bad_fraction: float) -> None:
-        """TooManyBadRecords past the cap (of at least MIN_SEEN records)."""
-        if self.n_bad > max_bad_fraction * max(self.seen, MIN_SEEN):
-            worst = max(self.bad, key=lambda reason: self.bad[reason])
-            raise TooManyBadRecords(
-                f"{self.n_bad} of {self.seen} records cannot be used (max_bad_fraction "
-                f"{max_bad_fraction:g}), most often: {self.examples[worst]}; "
-                "`lom data validate RUN` lists them all"
-            )
-
-
 @dataclass(frozen=True)
 class LaneState:
     """Where a lane stands: its next sample, and those it read but has not placed yet."""
@@ -273,8 +230,7 @@ class Lane:
             self.tally.seen += 1
             if self._observe(number):
                 return True
-        self.tally.check(0.0)  # raises: the loader would wait for this lane for ever
-        return False
+        raise self.tally.refusal(f"{MAX_IN_A_ROW} in a row")  # or the loader would wait for ever
 
     def _observe(self, number: int) -> bool:
         """Read a sample into the pool; False if it cannot be used, which is noted."""

@@ -21,7 +21,7 @@ from lom_core.batch import Batch, Observation, pack_row
 from lom_core.builtin.tokenisers import OneLabel, OneNumber
 from lom_core.checkpoint import load_model
 from lom_core.config import RunConfig
-from lom_core.data import Reader, Tally, in_stream
+from lom_core.data import Reader, in_stream
 from lom_core.device import autocast, pick_device
 from lom_core.errors import BadRecord, ConfigError, DataError
 from lom_core.model import Lom
@@ -31,6 +31,7 @@ from lom_core.rawtokens import RawTokens
 from lom_core.roles import Array, Record
 from lom_core.runfile import override
 from lom_core.sources import is_label
+from lom_core.tally import Tally
 from lom_core.transformer import Attention
 
 Pool = Literal["mean", "last", "modality", "attention"]

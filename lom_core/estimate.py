@@ -20,7 +20,7 @@ import torch
 
 from lom_core.batch import Batch, Row
 from lom_core.config import RunConfig
-from lom_core.data import Reader, Stream, Tally
+from lom_core.data import Reader, Stream
 from lom_core.device import pick_device, products_dtype
 from lom_core.distributed import Parallel
 from lom_core.evaluate import evaluate, validation_readers
@@ -30,6 +30,7 @@ from lom_core.memory import Activations, Share, Sizes, activations, fake_model, 
 from lom_core.model import Lom, layouts
 from lom_core.optim import Update
 from lom_core.start import start, steps_of
+from lom_core.tally import Tally
 from lom_core.train import train_step
 
 RECORDS, STEPS = 200, 10  # that are read at least: the first rows of a lane are not the usual ones

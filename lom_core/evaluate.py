@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lom_core.batch import Batch, Row, Span, owners, pack_row
 from lom_core.config import DataConfig, RunConfig
-from lom_core.data import Reader, Tally, in_stream
+from lom_core.data import Reader, in_stream
 from lom_core.device import autocast, pick_device
 from lom_core.distributed import World
 from lom_core.errors import BadRecord, PluginError
@@ -24,6 +24,7 @@ from lom_core.loader import eval_batches, open_sources, share_of
 from lom_core.model import Lom, Parts
 from lom_core.ratios import SE, Ratio, RecordSums, is_error
 from lom_core.roles import Array, Source, Tokens
+from lom_core.tally import Tally
 
 Metrics = dict[str, float]
 # The model's, in the order of tables; all else is a trivial predictor's, and stands after loss.

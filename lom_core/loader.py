@@ -11,12 +11,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lom_core.batch import Row, pack_row
 from lom_core.config import DataConfig
-from lom_core.data import Lane, LanePlan, LaneRow, LaneState, Reader, Stream, Tally, in_stream
+from lom_core.data import Lane, LanePlan, LaneRow, LaneState, Reader, Stream, in_stream
 from lom_core.errors import BadRecord, DataError, LomError
 from lom_core.modality import ModalityRegistry
 from lom_core.roles import Source, Tokens
 from lom_core.seeds import Permutation, mix
 from lom_core.signals import ASKING
+from lom_core.tally import Tally
 
 
 class Loader:

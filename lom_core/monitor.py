@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from lom_core.config import RunConfig
-from lom_core.data import Reader, Tally
+from lom_core.data import Reader
 from lom_core.errors import DataError, TrainingError
 from lom_core.evaluate import Example, trivial_names
 from lom_core.model import Lom
@@ -26,6 +26,7 @@ from lom_core.pictures import draw_png
 from lom_core.progress import Progress
 from lom_core.ratios import legend, tell
 from lom_core.roles import Logger, PictureLogger, Source
+from lom_core.tally import Tally
 
 
 class Monitor:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lom_core.config import RunConfig
-from lom_core.data import LaneState, Tally
+from lom_core.data import LaneState
 from lom_core.errors import CheckpointError
+from lom_core.tally import Tally
 
 
 @dataclass

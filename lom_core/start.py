@@ -10,7 +10,7 @@ import torch
 
 from lom_core import checkpoint
 from lom_core.config import RunConfig
-from lom_core.data import Lane, LanePlan, LaneState, Reader, Stream, Tally
+from lom_core.data import Lane, LanePlan, LaneState, Reader, Stream
 from lom_core.distributed import World, place
 from lom_core.errors import ConfigError
 from lom_core.graft import transfer
@@ -19,6 +19,7 @@ from lom_core.model import Lom
 from lom_core.optim import freeze, make_optimizers
 from lom_core.progress import Progress, read_progress
 from lom_core.seeds import mix
+from lom_core.tally import Tally
 
 
 @dataclass(frozen=True)

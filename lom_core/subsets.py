@@ -13,13 +13,14 @@ import torch
 from lom_core.batch import Observation, pack_row
 from lom_core.checkpoint import load_model
 from lom_core.config import RunConfig
-from lom_core.data import Reader, Tally, in_stream
+from lom_core.data import Reader, in_stream
 from lom_core.device import autocast, pick_device
 from lom_core.errors import BadRecord, DataError
 from lom_core.heads import CategoricalHead
 from lom_core.model import Lom
 from lom_core.named import open_named
 from lom_core.runfile import override
+from lom_core.tally import Tally
 
 Subset = tuple[str, ...]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from lom_core import checkpoint
 from lom_core.batch import Row
 from lom_core.config import RunConfig
-from lom_core.data import Reader, Tally
+from lom_core.data import Reader
 from lom_core.device import autocast, products_dtype
 from lom_core.distributed import Parallel, World, is_shared, joined
 from lom_core.errors import ConfigError, TrainingError
@@ -29,6 +29,7 @@ from lom_core.ratios import is_error
 from lom_core.saving import Saver
 from lom_core.signals import Signals, noted_signals
 from lom_core.start import Start, start
+from lom_core.tally import Tally
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lom_core.batch import Row
 from lom_core.config import DataConfig
-from lom_core.data import Lane, LanePlan, LaneState, Reader, Stream, Tally, checked, crop
+from lom_core.data import Lane, LanePlan, LaneState, Reader, Stream, checked, crop
 from lom_core.distributed import World
 from lom_core.errors import BadRecord, ConfigError, DataError, TooManyBadRecords
 from lom_core.loader import Loader, Part, eval_batches, open_sources
@@ -21,6 +21,7 @@ from lom_core.modality import ModalityConfig, ModalityRegistry
 from lom_core.roles import Dataset, Record, Tokeniser, Tokens
 from lom_core.seeds import Permutation, mix, splitmix
 from lom_core.sources import ConcatSource, ListSource
+from lom_core.tally import Tally
 
 X = ModalityConfig(name="x", input_size=1, position={"kind": "index", "max_positions": 500})
 Y = ModalityConfig(name="y", vocab_size=4)

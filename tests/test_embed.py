@@ -13,7 +13,7 @@ import torch
 import lom_core
 from lom_core.batch import pack_row
 from lom_core.config import RunConfig
-from lom_core.data import Reader, Stream, Tally
+from lom_core.data import Reader, Stream
 from lom_core.embed import (
     Hidden,
     embed,
@@ -26,6 +26,7 @@ from lom_core.errors import ConfigError, DataError, TooManyBadRecords
 from lom_core.model import Lom
 from lom_core.roles import Array, Dataset, Record
 from lom_core.sources import ListSource
+from lom_core.tally import Tally
 from lom_core.train import train
 
 MakeRun = Callable[..., RunConfig]

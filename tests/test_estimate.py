@@ -19,7 +19,7 @@ from lom_core import memory
 from lom_core.cli.common import duration
 from lom_core.cli.estimate import verdict
 from lom_core.config import RunConfig
-from lom_core.data import Reader, Tally
+from lom_core.data import Reader
 from lom_core.device import autocast
 from lom_core.distributed import World, place
 from lom_core.errors import TooManyBadRecords
@@ -28,6 +28,7 @@ from lom_core.evaluate import validation_readers
 from lom_core.loader import Loader
 from lom_core.model import Lom, layouts
 from lom_core.start import start
+from lom_core.tally import Tally
 from lom_core.train import train
 
 MakeRun = Callable[..., RunConfig]

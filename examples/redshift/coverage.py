@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 import lom_core
 from lom_core.calibrate import Scores, score
 from lom_core.conformal import Correction
-from lom_core.data import Tally
 from lom_core.named import open_named
 from lom_core.runfile import make_importable
+from lom_core.tally import Tally
 
 Array = NDArray[Any]
 

@@ -17,8 +17,9 @@ from lom_core.errors import BadRecord, ConfigError, nearest
 from lom_core.runfile import load_run
 
 if TYPE_CHECKING:
-    from lom_core.data import Reader, Tally
+    from lom_core.data import Reader
     from lom_core.roles import Source
+    from lom_core.tally import Tally
 
 SAMPLED = 20  # records that `list` opens in each set
 
@@ -72,7 +73,7 @@ def validate(
     run: RunFile, overrides: Overrides = None, set_name: SetName = None, at_most: AtMost = None
 ) -> None:
     """Read every record as training would; exit code 1 when more than max_bad_fraction are bad."""
-    from lom_core.data import Tally
+    from lom_core.tally import Tally
 
     config, readers = open_readers(run, overrides or [], set_name)
     tallies = {name: Tally() for name in readers}

@@ -11,7 +11,6 @@ from typing import Any
 
 from lom_core.checkpoint import find, load_model
 from lom_core.config import RunConfig
-from lom_core.data import Tally
 from lom_core.evaluate import (
     Example,
     Metrics,
@@ -25,6 +24,7 @@ from lom_core.monitor import errors
 from lom_core.pictures import draw_png, png
 from lom_core.ratios import legend, tell
 from lom_core.report.curves import draw_curves, read_metrics
+from lom_core.tally import Tally
 
 
 def write_report(path: str | Path, out: str | Path | None = None, n_objects: int = 6) -> Path:
