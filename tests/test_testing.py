@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,6 +130,18 @@ def test_a_right_modality_passes_every_check() -> None:
 )
 def test_what_is_wrong_is_found(tokeniser: Tokeniser, check: str, message: str) -> None:
     assert message in outcomes(tokeniser)[check]
+
+
+def test_write_tells_where_it_wrote() -> None:
+    class Silent(ModalityConfig):
+        def write(self, value: Any, path: Path) -> Path:
+            np.save(path, value)
+            return None  # type: ignore[return-value]
+
+    modality = Silent(name="x", input_size=3, tokeniser=Right(), position="mlp")
+    check = next(c for c in conforms(modality, VALUES) if c.__name__ == "check_writes_files")
+    with pytest.raises(AssertionError, match=r"write\(\) gave None, not the path"):
+        check()
 
 
 def test_values_are_changed_inside_whatever_holds_them() -> None:

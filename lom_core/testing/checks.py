@@ -220,6 +220,7 @@ def check_writes_files(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "observation-q0.05"
         written = subject.modality.write(subject.encoder.decode(subject.tokens()[0]), path)
+        assert isinstance(written, Path), f"write() gave {written!r}, not the path of its file"
         assert written.is_file() and written.stat().st_size, f"{written} was not written"
         assert written.name.startswith(path.name), f"{written.name} is not {path.name} + an ending"
 
