@@ -263,9 +263,14 @@ class Objective(Component, role="objective"):
         """The given modalities are shown, all others asked for: how a trained model is questioned.
 
         With every modality given nothing is hidden: embeddings are read from that. Rows hold the
-        given modalities first. A causal objective may ask for given tokens, too, as in training.
+        given modalities first. An objective that asks at once needs none of its own; a causal one
+        does, and may ask for given tokens, too, as in training.
         """
-        raise ConfigError(f"objective '{self.tag}' has no condition()")
+        if self.in_turn:
+            raise ConfigError(f"objective '{self.tag}' has no condition()")
+        from lom_core.objectives import masked_but
+
+        return masked_but(rows, layouts, given)
 
 
 class Tracker(Component, role="tracker"):

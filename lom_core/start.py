@@ -54,7 +54,7 @@ def start(
 
 
 def _holds_a_run(out_dir: Path) -> bool:
-    return (out_dir / "checkpoints" / "latest").exists()
+    return (checkpoint.root_of(out_dir) / "latest").exists()
 
 
 def _resume(

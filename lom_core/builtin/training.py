@@ -44,13 +44,6 @@ class Masked(Objective, kind="masked"):
 
         return masked(rows, layouts, self.ratio)
 
-    def condition(
-        self, rows: Sequence[Row], layouts: Mapping[str, Layout], given: Collection[str]
-    ) -> Batch:
-        from lom_core.objectives import masked_but
-
-        return masked_but(rows, layouts, given)
-
 
 class AnyOrder(Objective, kind="any_order"):
     """Next token, with the tokens of each observation in a seeded order of its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -221,13 +221,6 @@ class Forecast(Objective, kind="forecast"):
                     f"coordinates, coordinate={self.coordinate} is none of them"
                 )
         return forecast(rows, layouts, self.modalities, self.coordinate)
-
-    def condition(
-        self, rows: Sequence[Row], layouts: Mapping[str, Layout], given: Collection[str]
-    ) -> Batch:
-        from lom_core.objectives import masked_but
-
-        return masked_but(rows, layouts, given)
 
 
 @hookimpl

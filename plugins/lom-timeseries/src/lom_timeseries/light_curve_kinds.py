@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -238,10 +238,3 @@ class AstromerMasked(Objective, kind="astromer_masked"):
         from lom_timeseries.objectives import astromer_masked
 
         return astromer_masked(rows, layouts, self.probed, self.kept, self.replaced)
-
-    def condition(
-        self, rows: Sequence[Row], layouts: Mapping[str, Layout], given: Collection[str]
-    ) -> Batch:
-        from lom_core.objectives import masked_but
-
-        return masked_but(rows, layouts, given)
